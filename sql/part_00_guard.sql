@@ -1,0 +1,2 @@
+\echo Use "CREATE EXTENSION streamsink" to load this file. \quit
+

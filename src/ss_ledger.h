@@ -1,0 +1,117 @@
+/*
+ * ss_ledger.h
+ *	  The exact set of settled entry ids: a log of one packed row a batch, and
+ *	  folded multiranges, in segments, per stream.  The only files that know
+ *	  streamsink.ledger and streamsink.ledger_log are those of the ledger.
+ *
+ * NOTES
+ *	  One reply to ">" is, per stream, a contiguous block of ids: what one such
+ *	  reply gave and one transaction settled is one interval.  Intervals of two
+ *	  replies are joined only if they overlap, or if it was proven that nothing
+ *	  lies between them (ss_join.c): there may lie what another consumer of the
+ *	  group holds.
+ */
+#ifndef SS_LEDGER_H
+#define SS_LEDGER_H
+
+#include "datatype/timestamp.h"
+#include "ss_entryid.h"
+
+typedef struct SsInterval
+{
+	int32		stream;			/* streamsink.stream.id */
+	SsEntryId	first;
+	SsEntryId	last;			/* included */
+	uint64		hash;			/* ss_batch_hash of the last entry; 0 if unknown */
+	TimestampTz settled_at;		/* filled by the ledger when it is read */
+} SsInterval;
+
+/* The gap between two neighbouring intervals of a stream: what lies behind one id and before another. */
+typedef struct SsGap
+{
+	SsEntryId	before;			/* last of the left interval */
+	SsEntryId	after;			/* first of the right one */
+	bool		empty;			/* proven to hold nothing, now and in future */
+} SsGap;
+
+/* The settled ids of some streams, as loaded at one moment. */
+typedef struct SsSettled SsSettled;
+
+/*
+ * Record what the current transaction settles: one row in the log (more only
+ * for tens of thousands of intervals).  settled_at of the intervals is not
+ * looked at.  The row is visible to what the transaction does next.
+ */
+extern void ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n);
+
+/*
+ * Load the settled ids of the given streams, folded rows and unfolded log, in
+ * CurrentMemoryContext, under the latest snapshot (GetLatestSnapshot).  streams NULL: all of the pipeline.
+ * ERROR (data_corrupted) if a row is damaged.
+ */
+extern SsSettled *ss_ledger_load(int32 pipeline_id, const int32 *streams, int nstreams);
+
+/*
+ * The same, without what lies below low[i] in streams[i] where that is cheap:
+ * of ids from there on everything is known.  Of a stream that is named several times, the
+ * lowest counts.  low NULL: everything.
+ */
+extern SsSettled *ss_ledger_load_above(int32 pipeline_id, const int32 *streams, int nstreams, const SsEntryId *low);
+
+/*
+ * Whether an id is settled; throws for one below what was loaded.  This and
+ * the verbs below throw for a stream that was not loaded.
+ */
+extern bool ss_ledger_contains(const SsSettled *settled, int32 stream, SsEntryId id);
+
+/* The highest settled id of a loaded stream; false if nothing is settled.  hash may be NULL: it is that of the highest id, 0 if unknown. */
+extern bool ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *high, uint64 *hash);
+
+/* The intervals of a loaded stream in order; returns their number. */
+extern int	ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals);
+
+/*
+ * The highest settled ids of the given streams only (ids above need no
+ * further look), cheaply: high[i] is 0-0 if nothing is settled.
+ */
+extern void ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high);
+
+/*
+ * Fold the log into the segments, in the current transaction: delete and
+ * insert together.  One folder per pipeline at a time: returns -1 at once if
+ * another one holds the lock, else the number of log rows folded.  Stops after max_rows log rows, or earlier
+ * (never before the first) when they hold very many intervals: 0 says that the log is empty.
+ * A caller that takes the fence takes it first.
+ */
+extern int	ss_ledger_fold(int32 pipeline_id, int max_rows);
+
+/* The folder's lock, until the transaction ends: without waiting (false if another one holds it), or waiting. */
+extern bool ss_ledger_lock(int32 pipeline_id);
+extern void ss_ledger_lock_wait(int32 pipeline_id);
+
+/*
+ * Replace a stream's folded intervals; the caller holds the folder's lock and
+ * has folded the log.  Overlapping and touching ones are joined; n 0 removes
+ * the stream's rows.
+ */
+extern void ss_ledger_replace(int32 pipeline_id, int32 stream, const SsInterval *intervals, int n);
+
+/*
+ * Folded intervals of a stream in order, in CurrentMemoryContext, from the
+ * first one on that does not end before from.  Stops when there are max or
+ * somewhat more; *more tells whether others follow.
+ */
+extern int	ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **intervals, bool *more);
+
+/*
+ * Join the intervals on both sides of those gaps, in order, that are proven
+ * empty and are still gaps between folded neighbours with exactly these ends;
+ * the union keeps hash and time of the later one.  Returns how many there
+ * were.  The caller holds the folder's lock and has folded the log.
+ */
+extern int	ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n);
+
+/* Delete everything of a pipeline.  Waits for a fold under way. */
+extern void ss_ledger_delete_all(int32 pipeline_id);
+
+#endif							/* SS_LEDGER_H */

@@ -1,0 +1,365 @@
+/*
+ * ss_loop.c
+ *	  The loop of a worker, and the exactly-once protocol.
+ *
+ * One batch goes through these steps.  After each a crash may come (of the
+ * worker, the server, Redis or the network between them), and this is why
+ * nothing is lost and nothing doubled:
+ *
+ *	1  XREADGROUP: Redis moves the entries to our consumer's pending list.
+ *	   Crash: they are pending with us and are read first after the next connect.
+ *	2  Publish the id ranges, where several workers share a stream.  Nobody
+ *	   else holds these ids in a transaction from here on.
+ *	3  Begin; take the fence; compare the generation.  A control call that
+ *	   returned has the fence, so that this batch cannot commit behind its back.
+ *	4  Drop what the ledger has.  Whatever way an entry came (new, pending,
+ *	   claimed, handed out again by a Redis that forgot), this decides.
+ *	5  Rows, dead letters, one ledger row.
+ *	6  Commit.  Crash before: nothing of the batch exists, the entries are
+ *	   pending.  Crash after: the rows exist and so does the ledger row; the
+ *	   entries are pending, come again and are dropped by step 4.
+ *	7  XACK, once the commit is durable.  Crash before: as after 6.  XACK is
+ *	   idempotent, so that repeating it is harmless.
+ *
+ * The next read is sent between 1 and 2, so that Redis and PostgreSQL work at
+ * the same time; its reply is not touched before step 7 is done.
+ * No transaction or snapshot is open while the worker waits for Redis.
+ */
+#include "postgres.h"
+#include "ss_compat.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "ss_error.h"
+#include "ss_fault.h"
+#include "ss_guc.h"
+#include "ss_ledger.h"
+#include "ss_stats.h"
+#include "ss_worker.h"
+
+#define CHECK_MS		1000	/* the catalog is looked at this often without being told */
+#define FOLD_IDLE_MS	10000	/* an unfolded log is folded after this time at the latest */
+#define MAX_WAITING_ACKS 100000 /* entries whose acknowledgement may wait for a flush */
+
+static TimeoutId deadline_timeout;
+static TimestampTz checked_at = 0;
+static uint32 changes_seen = 0;
+
+/* The batch takes too long: cancel it as a statement time-out would. */
+static void
+handle_deadline(void)
+{
+	ss_error_set_deadline(true);
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+arm_deadline(void)
+{
+	ss_error_set_deadline(false);
+	if (ss_guc_batch_timeout > 0)
+		enable_timeout_every(deadline_timeout,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ss_guc_batch_timeout),
+							 ss_guc_batch_timeout);
+}
+
+void
+ss_loop_init(void)
+{
+	deadline_timeout = RegisterTimeout(USER_TIMEOUT, handle_deadline);
+	ss_error_on_next_try(arm_deadline);
+}
+
+/* A deadline that struck in the last moment must not cancel what follows. */
+static void
+disarm_deadline(void)
+{
+	disable_timeout(deadline_timeout, false);
+	if (ss_error_deadline_passed())
+	{
+		QueryCancelPending = false;
+		ss_error_set_deadline(false);
+	}
+}
+
+void
+ss_loop_reset(void)
+{
+	disarm_deadline();
+	QueryCancelPending = false;
+	ss_shmem_end_batch();
+	(void) ss_shmem_hold_share(-1);
+	checked_at = 0;
+}
+
+bool
+ss_loop_is_changed(const SsPipeline *pipeline)
+{
+	MemoryContext saved = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	uint32		changes = ss_shmem_changes();
+	bool		changed;
+
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (changes == changes_seen && !TimestampDifferenceExceeds(checked_at, now, CHECK_MS))
+		return false;
+	StartTransactionCommand();
+	changed = !ss_catalog_is_current(pipeline);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	pgstat_report_stat(false);
+	changes_seen = changes;
+	checked_at = now;
+	return changed;
+}
+
+/* on_error => stop: nothing of the batch is settled, and the pipeline is disabled with the reason. */
+static void
+stop_pipeline(const SsPipeline *pipeline, const SsBatch *batch, MemoryContext cxt)
+{
+	const SsRefusal *refusal = &batch->refusals[0];
+	const SsEntry *entry = &batch->entries[refusal->entry];
+	char		id[SS_ENTRYID_MAXLEN];
+	MemoryContext saved = MemoryContextSwitchTo(cxt);
+	char	   *failure;
+
+	ss_entryid_print(entry->id, id);
+	failure = psprintf("entry %s of stream \"%s\" was refused: %s", id, entry->stream->name,
+					   refusal->error->message ? refusal->error->message : "unknown error");
+	MemoryContextSwitchTo(saved);
+
+	ss_shmem_note_error(unpack_sql_state(refusal->error->sqlerrcode), failure);
+	StartTransactionCommand();
+	ss_catalog_lock(pipeline->id, AccessExclusiveLock);
+	if (ss_catalog_is_current(pipeline))
+		ss_catalog_set_enabled(pipeline->id, false, failure);
+	CommitTransactionCommand();
+	ereport(LOG,
+			(errmsg("pipeline \"%s\" was stopped by its on_error setting", pipeline->name),
+			 errdetail_internal("%s", failure)));
+}
+
+static void
+count_batch(const SsPump *pump, const SsCounters *counters)
+{
+	SsBatch    *batch = pump->batch;
+	SsEntryId  *ids = palloc_array(SsEntryId, batch->nentries + 1);
+	int			n = 0;
+
+	/* End-to-end latency is a matter of what was written just now, not of what was repeated. */
+	for (int i = 0; i < batch->nentries; i++)
+		if (batch->entries[i].outcome == SS_OUTCOME_WRITTEN)
+			ids[n++] = batch->entries[i].id;
+	ss_stats_batch(counters, ids, n);
+	pfree(ids);
+}
+
+/* Steps 2 to 7.  False if the loop must end, with the reason in *end. */
+static bool
+settle(SsPump *pump, SsLoopEnd *end)
+{
+	SsPipeline *pipeline = pump->run->pipeline;
+	SsBatch    *batch = pump->batch;
+	bool		shared = pump->run->tmpl->single && pump->nshares > 1;
+	SsCounters	counters;
+	SsSettleResult result;
+	MemoryContext turn = CurrentMemoryContext;
+	instr_time	started;
+	instr_time	committed;
+
+	SS_FAULT("after-read");
+	if (!ss_shmem_begin_batch(pipeline->generation))
+	{
+		*end = SS_LOOP_CHANGED;
+		return false;
+	}
+	if (shared)
+		ss_settle_publish(batch);
+
+	pgstat_report_activity(STATE_RUNNING, "settling a batch");
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	arm_deadline();
+	result = ss_settle_batch(pump->run, batch, shared, &counters);
+	disarm_deadline();
+	if (result != SS_SETTLE_DONE)
+	{
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(turn);
+		ss_shmem_end_batch();
+		*end = SS_LOOP_CHANGED;
+		if (result == SS_SETTLE_STOP)
+		{
+			stop_pipeline(pipeline, batch, pump->cxt);
+			*end = SS_LOOP_STOP;
+		}
+		return false;
+	}
+	INSTR_TIME_SET_CURRENT(started);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(turn);
+	INSTR_TIME_SET_CURRENT(committed);
+	SS_FAULT("after-commit");
+	ss_settle_acks_add(pump->acks, batch, XactLastCommitEnd);
+	ss_settle_advance(batch);
+	ss_shmem_end_batch();
+
+	INSTR_TIME_SUBTRACT(committed, started);
+	ss_stats_times(pump->wait_us, 0, 0, INSTR_TIME_GET_MICROSEC(committed));
+	pump->wait_us = 0;
+	count_batch(pump, &counters);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_stat(false);
+	ss_batch_reset(batch);
+	batch->arena.limit = pump->reply_limit; /* what was too large has come through */
+
+	ss_pump_acknowledge(pump, ss_settle_acks_waiting(pump->acks) > MAX_WAITING_ACKS);
+	SS_FAULT("after-ack");
+	return true;
+}
+
+/* Fold the ledger's log now and then; another worker of the pipeline may be at it. */
+static void
+fold_if_due(const SsPipeline *pipeline, int *log_rows, TimestampTz *folded_at)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (*log_rows == 0 ||
+		(*log_rows < ss_guc_fold_rows && !TimestampDifferenceExceeds(*folded_at, now, FOLD_IDLE_MS)))
+		return;
+	StartTransactionCommand();
+	(void) ss_ledger_fold(pipeline->id, ss_guc_fold_rows * 16);
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	*log_rows = 0;
+	*folded_at = now;
+}
+
+/* The batch is complete: by number, by bytes, or because it may not wait longer. */
+static bool
+is_ready(const SsPump *pump)
+{
+	const SsPipeline *pipeline = pump->run->pipeline;
+	const SsBatch *batch = pump->batch;
+
+	if (batch->nentries == 0)
+		return false;
+	return batch->nentries >= pipeline->batch_size ||
+		batch->bytes >= pipeline->batch_bytes ||
+		batch->arena.used >= pipeline->batch_bytes ||
+		pipeline->linger_ms == 0 ||
+		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(batch->started_at, pipeline->linger_ms);
+}
+
+/* How long the next read may wait in Redis: until the batch must go, or as long as is usual. */
+static int
+longest_block(const SsPump *pump)
+{
+	TimestampTz leave;
+
+	if (pump->batch->nentries == 0)
+		return ss_guc_block_time;
+	leave = TimestampTzPlusMilliseconds(pump->batch->started_at, pump->run->pipeline->linger_ms);
+	return (int) Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), leave));
+}
+
+/* Say in status whether there is anything to read from. */
+static void
+report_state(const SsPump *pump)
+{
+	const SsStream *aside = NULL;
+	bool		live = false;
+
+	for (int i = 0; i < pump->nstreams; i++)
+	{
+		if (ss_rotation_is_live(pump->streams[i]))
+			live = true;
+		else if (pump->streams[i]->state != SS_STREAM_OK && pump->streams[i]->state != SS_STREAM_MISSING)
+			aside = pump->streams[i];
+		else if (pump->run->tmpl->single && pump->streams[i]->state == SS_STREAM_MISSING)
+			aside = pump->streams[i];
+	}
+	if (live || !aside)
+		ss_shmem_set_state(SS_STATE_RUNNING, NULL, NULL, 0);
+	else
+		ss_shmem_set_state(SS_STATE_WAITING,
+						   psprintf("stream \"%s\" is not read: %s", aside->name, aside->reason),
+						   "See streamsink.streams.", aside->probe_at);
+	ss_stats_worker(pump->consumer, pump->nstreams, MemoryContextMemAllocated(TopMemoryContext, true));
+}
+
+SsLoopEnd
+ss_loop_run(SsPump *pump)
+{
+	SsPipeline *pipeline = pump->run->pipeline;
+	SsLoopEnd	end = SS_LOOP_CHANGED;
+	int			log_rows = 1;	/* a crash may have left some */
+	TimestampTz folded_at = GetCurrentTimestamp();
+	MemoryContext turn = AllocSetContextCreate(pump->cxt, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(turn);
+		MemoryContextReset(turn);
+		if (ss_loop_is_changed(pipeline))
+			break;
+
+		if (!pump->reading && pump->batch->nentries == 0 && ss_pump_task_due(pump))
+		{
+			ss_pump_tasks(pump);
+			report_state(pump);
+		}
+		fold_if_due(pipeline, &log_rows, &folded_at);
+		MemoryContextSwitchTo(turn);
+
+		if (!pump->reading)
+		{
+			bool		idle = pump->batch->nentries == 0 && ss_pump_is_quiet(pump);
+
+			/* Before a wait: nobody would wake us later for acknowledgements that wait for a flush. */
+			if (idle)
+				ss_pump_acknowledge(pump, true);
+			if (!ss_pump_send_read(pump, longest_block(pump)) && pump->batch->nentries == 0)
+			{
+				if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100,
+							  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+					ResetLatch(MyLatch);
+				continue;
+			}
+		}
+
+		/* A batch that lingers goes at once when there is nothing left to read from. */
+		if (pump->reading && (!ss_pump_receive(pump, CHECK_MS) || !is_ready(pump)))
+			continue;
+
+		/* Redis may prepare the next reply while this batch is written. */
+		if (!ss_pump_task_due(pump))
+			ss_pump_read_ahead(pump);
+		if (!settle(pump, &end))
+			break;
+		log_rows++;
+	}
+
+	MemoryContextSwitchTo(turn);
+	ss_pump_leave(pump);
+	return end;
+}

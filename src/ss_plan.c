@@ -1,0 +1,169 @@
+/*
+ * ss_plan.c
+ *	  The in-memory relation "batch" and the kept plans of the statements over
+ *	  it.
+ */
+#include "postgres.h"
+#include "ss_compat.h"
+
+#include "utils/memutils.h"
+
+#include "ss_plan.h"
+
+/* INSERTs that are kept; the least recently used goes first. */
+#define MAX_KEPT	16
+
+typedef struct KeptInsert
+{
+	Bitmapset  *set;			/* columns that a conflict updates */
+	SPIPlanPtr	plan;
+	uint64		used;			/* clock at last use */
+} KeptInsert;
+
+struct SsPlans
+{
+	MemoryContext cxt;
+	const SsPipeline *pipeline;
+	const SsMapping *mapping;
+	const SsStatementShape *shape;
+	KeptInsert	inserts[MAX_KEPT];
+	int			ninserts;
+	uint64		clock;
+	SPIPlanPtr	superseded;		/* NULL until first use */
+};
+
+SsPlans *
+ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
+			   const SsStatementShape *shape, MemoryContext cxt)
+{
+	SsPlans    *plans = MemoryContextAllocZero(cxt, sizeof(SsPlans));
+
+	plans->cxt = cxt;
+	plans->pipeline = pipeline;
+	plans->mapping = mapping;
+	plans->shape = shape;
+	return plans;
+}
+
+void
+ss_plan_free(SsPlans *plans)
+{
+	int			i;
+
+	for (i = 0; i < plans->ninserts; i++)
+	{
+		SPI_freeplan(plans->inserts[i].plan);
+		bms_free(plans->inserts[i].set);
+	}
+	if (plans->superseded != NULL)
+		SPI_freeplan(plans->superseded);
+	pfree(plans);
+}
+
+void
+ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	int			result;
+
+	enr->md.name = SS_BATCH_RELATION;
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = ss_mapping_desc(mapping);
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = nrows;
+	enr->reldata = store;
+
+	result = SPI_register_relation(enr);
+	if (result != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register relation \"%s\": %s", SS_BATCH_RELATION, SPI_result_code_string(result));
+}
+
+void
+ss_plan_unregister(void)
+{
+	int			result = SPI_unregister_relation(SS_BATCH_RELATION);
+
+	if (result != SPI_OK_REL_UNREGISTER)
+		elog(ERROR, "could not unregister relation \"%s\": %s", SS_BATCH_RELATION, SPI_result_code_string(result));
+}
+
+/* Prepare a statement and keep its plan; batch is registered. */
+static SPIPlanPtr
+prepare_kept(const char *sql)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, 0, NULL);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep the plan of \"%s\"", sql);
+	return plan;
+}
+
+/* Room for one more INSERT: a free place, or that of the least recently used one. */
+static KeptInsert *
+make_room(SsPlans *plans)
+{
+	KeptInsert *kept = &plans->inserts[0];
+	int			i;
+
+	if (plans->ninserts < MAX_KEPT)
+		return &plans->inserts[plans->ninserts++];
+
+	for (i = 1; i < plans->ninserts; i++)
+	{
+		if (plans->inserts[i].used < kept->used)
+			kept = &plans->inserts[i];
+	}
+	SPI_freeplan(kept->plan);
+	bms_free(kept->set);
+	return kept;
+}
+
+SPIPlanPtr
+ss_plan_insert(SsPlans *plans, const Bitmapset *set)
+{
+	KeptInsert *kept;
+	Bitmapset  *copy;
+	SPIPlanPtr	plan;
+	MemoryContext oldcontext;
+	int			i;
+
+	for (i = 0; i < plans->ninserts; i++)
+	{
+		kept = &plans->inserts[i];
+		if (bms_equal(kept->set, set))
+		{
+			kept->used = ++plans->clock;
+			return kept->plan;
+		}
+	}
+
+	plan = prepare_kept(ss_statement_insert(plans->pipeline, plans->mapping, plans->shape, set));
+	oldcontext = MemoryContextSwitchTo(plans->cxt);
+	copy = bms_copy(set);
+	MemoryContextSwitchTo(oldcontext);
+
+	kept = make_room(plans);
+	kept->set = copy;
+	kept->plan = plan;
+	kept->used = ++plans->clock;
+	return plan;
+}
+
+SPIPlanPtr
+ss_plan_superseded(SsPlans *plans)
+{
+	if (plans->superseded == NULL)
+		plans->superseded = prepare_kept(ss_statement_superseded(plans->mapping, plans->shape));
+	return plans->superseded;
+}
+
+void
+ss_plan_execute(SPIPlanPtr plan)
+{
+	int			result = SPI_execute_plan(plan, NULL, NULL, false, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not execute a kept plan: %s", SPI_result_code_string(result));
+}

@@ -1,0 +1,36 @@
+/*
+ * ss_plan.h
+ *	  The in-memory relation "batch" and the kept plans of the statements over it.
+ *
+ * NOTES
+ *	  All verbs but create and free need an SPI connection.  Plans outlive
+ *	  transactions; the relation is registered anew with every connection.
+ */
+#ifndef SS_PLAN_H
+#define SS_PLAN_H
+
+#include "executor/spi.h"
+#include "utils/tuplestore.h"
+#include "ss_statement.h"
+
+typedef struct SsPlans SsPlans;
+
+/* All that is given must outlive the plans; they live in cxt. */
+extern SsPlans *ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
+							   const SsStatementShape *shape, MemoryContext cxt);
+extern void ss_plan_free(SsPlans *plans);
+
+/* Let the statements of this connection see a tuplestore of nrows rows as batch, until it is unregistered. */
+extern void ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows);
+extern void ss_plan_unregister(void);
+
+/* The INSERT for rows that set these columns on a conflict, made if needed while batch is registered. */
+extern SPIPlanPtr ss_plan_insert(SsPlans *plans, const Bitmapset *set);
+
+/* The SELECT of the positions of rows that a later one replaces; likewise.  Only if the shape's key_in_batch. */
+extern SPIPlanPtr ss_plan_superseded(SsPlans *plans);
+
+/* Run a plan; SPI_processed and SPI_tuptable tell the rest. */
+extern void ss_plan_execute(SPIPlanPtr plan);
+
+#endif							/* SS_PLAN_H */

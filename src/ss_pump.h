@@ -1,0 +1,158 @@
+/*
+ * ss_pump.h
+ *	  The pump: one connection's life, from the streams of a share to batches
+ *	  ready to be settled.
+ *
+ * NOTES
+ *	  Used by workers (waits in Redis, runs for ever) and by ingest (never
+ *	  waits, ends when drained).  Everything lives in pump->cxt; after an error
+ *	  it is thrown away as a whole, the entries stay pending in Redis and are
+ *	  read again first.
+ *	  At most one read is outstanding.  Between sending a read ahead and
+ *	  resetting the batch nothing is received, because replies are built in the
+ *	  batch's memory.
+ */
+#ifndef SS_PUMP_H
+#define SS_PUMP_H
+
+#include "ss_settle.h"
+#include "ss_stream.h"
+#include "utils/hsearch.h"
+
+typedef struct SsPump
+{
+	MemoryContext cxt;
+	SsRun	   *run;			/* not ours: it outlives connections */
+	SsRedis    *redis;
+	SsAcks	   *acks;
+	SsBatch    *batch;
+	bool		session;		/* ingest: inside a caller's transaction, never blocks */
+	int			share;			/* which share of nshares */
+	int			nshares;
+	char		consumer[96];
+
+	/* the streams of this share */
+	SsStream  **streams;
+	int			nstreams;
+	int			streams_capacity;
+	HTAB	   *by_name;
+	char	   *scan_cursor;	/* a look for new streams under way, or NULL */
+	bool		first_scan;		/* no stream of the pipeline was known before: they begin at start_from */
+	List	   *first_names;	/* what that look found so far, of all shares */
+
+	/* the outstanding read */
+	bool		reading;
+	bool		read_pending;	/* own pending entries, not new ones */
+	int			read_count;
+	bool		read_blocks;
+	Size		used_before;	/* of the batch's memory, when its reply began */
+	TimestampTz read_deadline;
+	bool		read_ahead;		/* sent before a batch was written, and not waited for yet */
+	uint64		read_mark;		/* bytes received when the deadline was set */
+	SsStream   *read_streams[SS_STREAM_MAX_KEYS];
+	int			nread;
+	int			read_failures;	/* consecutive error replies that named a stream */
+	int			acks_ahead;		/* replies to XACK that come before the read's */
+	int			acks_behind;	/* ... after it */
+
+	/* rotation and its budget */
+	int			cursor;
+	int			hot_cursor;
+	int			quiet;			/* streams asked in vain since the last entry */
+	int			budget;			/* entries the next read may bring */
+	int64		entry_bytes;	/* memory an entry was seen to need */
+	bool		ahead;			/* the next read is for the batch after this one */
+	Size		reply_limit;	/* bytes of memory a batch's replies may take */
+	TimestampTz swept_at;
+
+	/* when the periodic tasks are due */
+	TimestampTz scan_due;
+	TimestampTz sample_due;
+	TimestampTz recheck_due;	/* own pending entries once more: a command of a dead connection may run late */
+	TimestampTz takeover_due;
+	TimestampTz join_due;
+	int			sample_cursor;
+	int			join_cursor;	/* the stream whose ledger is joined next */
+	bool		join_refused;	/* Redis does not let us ask */
+
+	int64		wait_us;		/* time spent waiting for Redis since the last batch */
+} SsPump;
+
+/*
+ * Connect and get ready: streams known so far, their high marks.  Errors are
+ * raised.  Not in a transaction of a worker.  caution counts the connections
+ * in a row that failed because a reply was too large (ERROR 54000): then reading begins with
+ * single entries.
+ */
+extern SsPump *ss_pump_open(SsRun *run, int share, int nshares, bool session,
+							int caution, MemoryContext parent);
+extern void ss_pump_close(SsPump *pump);
+
+/*
+ * Do the periodic tasks that are due (prepare groups, look for streams, sample, take over, join): nothing
+ * may be outstanding.  ss_pump_task_due tells without doing.
+ */
+extern bool ss_pump_task_due(SsPump *pump);
+extern void ss_pump_tasks(SsPump *pump);
+
+/* Send the next read; false if there is nothing to read from.  max_block_ms 0: do not wait in Redis. */
+extern bool ss_pump_send_read(SsPump *pump, int max_block_ms);
+
+/* Send a read for the next batch before this one is settled; it does not wait in Redis. */
+extern void ss_pump_read_ahead(SsPump *pump);
+
+/*
+ * Wait for the outstanding read's reply and take it into the batch, at most
+ * timeout_ms.  True if it came; false on time-out or when the latch was set.
+ */
+extern bool ss_pump_receive(SsPump *pump, long timeout_ms);
+
+/* Is everything delivered and nothing left in any stream at this moment? */
+extern bool ss_pump_is_quiet(const SsPump *pump);
+
+/* Send acknowledgements that may go; with flush, force the log out first and wait for Redis's replies. */
+extern void ss_pump_acknowledge(SsPump *pump, bool flush);
+
+/*
+ * Before closing: send every acknowledgement, forcing the log out first, and
+ * wait a moment for Redis to take them.  Never long: Redis may hang.
+ */
+extern void ss_pump_leave(SsPump *pump);
+
+/* ---- ss_rotation.c ---- */
+
+/* Choose what to read next into read_streams, read_pending, read_count; false if there is nothing. */
+extern bool ss_rotation_choose(SsPump *pump, bool idle);
+
+/* Is the stream read in turn now? */
+extern bool ss_rotation_is_live(const SsStream *stream);
+extern int	ss_rotation_count_live(const SsPump *pump);
+
+/* ---- ss_discover.c ---- */
+
+/* Load the streams known to the catalog that belong to this share. */
+extern void ss_discover_load(SsPump *pump);
+
+/* One step of the look for new streams; for a single key, make sure it is known. */
+extern void ss_discover_step(SsPump *pump);
+
+/* Prepare those that are not and are due. */
+extern bool ss_discover_unprepared(const SsPump *pump, TimestampTz now);
+extern void ss_discover_prepare(SsPump *pump);
+
+/* ---- ss_sample.c ---- */
+
+/* Ask about some streams and report what they hold. */
+extern void ss_sample_step(SsPump *pump);
+
+/* ---- ss_takeover.c ---- */
+
+/* Take over the pending entries of consumers of ours that have no live worker; of a single stream only. */
+extern void ss_takeover_step(SsPump *pump);
+
+/* ---- ss_join.c ---- */
+
+/* Join settled intervals of some streams where nothing lies between them; sets join_due.  Not in a session. */
+extern void ss_join_step(SsPump *pump);
+
+#endif							/* SS_PUMP_H */

@@ -1,0 +1,106 @@
+/*
+ * ss_sample.c
+ *	  Samples of streams for the views: lengths, positions, pending entries.
+ */
+#include "postgres.h"
+#include "ss_compat.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "ss_pump.h"
+#include "ss_stats.h"
+
+/* Streams sampled in one step: three commands each. */
+#define STREAMS_A_STEP	200
+
+/* Bytes the replies about one stream may take. */
+#define INFO_LIMIT		((Size) 512 * 1024 * 1024)
+
+/* Fill a sample from the three replies about one stream. */
+static void
+fill_sample(const SsPump *pump, const SsStream *stream, const SsReply *info_reply,
+			const SsReply *groups_reply, const SsReply *pending_reply, SsStreamSample *sample)
+{
+	const SsPipeline *pipeline = pump->run->pipeline;
+	SsStreamState state = stream->state;
+	SsStreamInfo info;
+	SsGroupInfo group;
+	int64		ours;
+	int64		foreign;
+
+	sample->key.database = MyDatabaseId;
+	sample->key.pipeline = pipeline->id;
+	sample->key.stream = stream->id;
+	sample->worker_pid = MyProcPid;
+	sample->length = sample->lag = sample->pending = sample->foreign_pending = -1;
+	sample->sampled_at = GetCurrentTimestamp();
+
+	if (ss_stream_parse_info(info_reply, &info, &state))
+	{
+		sample->length = info.length;
+		sample->first_id = info.first;
+		sample->last_id = info.last_generated;
+		if (info.last_generated.ms > 0)
+			sample->last_entry_at = ss_entryid_time(info.last_generated);
+		if (ss_stream_parse_groups(groups_reply, pipeline->consumer_group, &group, &state) && group.exists)
+		{
+			sample->last_delivered = group.last_delivered;
+			sample->lag = group.lag;
+			if (ss_entryid_compare(group.last_delivered, info.last_generated) >= 0)
+				sample->lag = 0;
+			if (ss_stream_parse_pending_summary(pending_reply, pipeline->consumer, &ours, &foreign,
+												&sample->oldest_pending))
+			{
+				sample->pending = ours;
+				sample->foreign_pending = foreign;
+			}
+		}
+	}
+	sample->state = state;
+	strlcpy(sample->reason, stream->reason, sizeof(sample->reason));
+}
+
+void
+ss_sample_step(SsPump *pump)
+{
+	MemoryContext scratch;
+	MemoryContext saved;
+	SsArena		arena;
+	int			n = Min(STREAMS_A_STEP, pump->nstreams);
+	int			at = pump->sample_cursor;
+
+	if (n == 0)
+		return;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink samples", ALLOCSET_DEFAULT_SIZES);
+	saved = MemoryContextSwitchTo(scratch);
+	for (int i = 0; i < n; i++)
+	{
+		const SsStream *stream = pump->streams[(at + i) % pump->nstreams];
+
+		ss_stream_append_info(pump->redis, stream);
+		ss_stream_append_groups(pump->redis, stream);
+		ss_stream_append_pending_summary(pump->redis, stream, pump->run->pipeline->consumer_group);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		SsReply    *info;
+		SsReply    *groups;
+		SsReply    *pending;
+		SsStreamSample sample = {0};
+
+		/* XINFO STREAM brings two entries whole: one stream's at a time */
+		ss_arena_init(&arena, scratch, INFO_LIMIT);
+		info = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
+		groups = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
+		pending = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
+		fill_sample(pump, pump->streams[(at + i) % pump->nstreams], info, groups, pending, &sample);
+		ss_stats_sample(&sample);
+		MemoryContextReset(scratch);
+	}
+	pump->sample_cursor = (at + n) % pump->nstreams;
+	MemoryContextSwitchTo(saved);
+	MemoryContextDelete(scratch);
+}

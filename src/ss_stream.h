@@ -1,0 +1,137 @@
+/*
+ * ss_stream.h
+ *	  Redis's stream commands as typed verbs: commands out of our structures,
+ *	  and replies, every shape checked, into them.
+ *
+ * NOTES
+ *	  The append verbs put one command into the connection's output buffer; the
+ *	  parse verbs take the reply to it.  Replies are error replies as often as
+ *	  not: what is expected there is said at each verb, all else is raised by
+ *	  ss_reply_raise.
+ */
+#ifndef SS_STREAM_H
+#define SS_STREAM_H
+
+#include "ss_batch.h"
+#include "ss_ledger.h"
+#include "ss_redis.h"
+
+typedef enum SsStreamState
+{
+	SS_STREAM_OK = 0,			/* read in turn */
+	SS_STREAM_MISSING,			/* no such key: read again when discovery sees it */
+	SS_STREAM_WRONG_TYPE,		/* the key holds something else: probed now and then */
+	SS_STREAM_REPLACED,			/* deleted and made anew */
+	SS_STREAM_WENT_BACK,		/* its last id is below what we settled: Redis lost a tail */
+	SS_STREAM_SET_ASIDE			/* its group belongs to somebody else, or its last probe failed */
+} SsStreamState;
+
+/* "ok", "missing", ... as the view streams shows it. */
+extern const char *ss_stream_state_name(SsStreamState state);
+
+/* Most keys one XREADGROUP names. */
+#define SS_STREAM_MAX_KEYS	500
+
+/*
+ * XREADGROUP over streams: new entries (">"), or our own pending ones behind
+ * each stream's pending_after.  block_ms 0: do not block.
+ */
+extern void ss_stream_append_read(SsRedis *redis, const char *group, const char *consumer,
+								  SsStream **streams, int nstreams, bool pending,
+								  int count, int block_ms);
+
+/*
+ * Take its reply into the batch; returns the entries added.  The streams must
+ * be those of the command, in order.  Sets hot, active_at, delivered,
+ * pending_after and recovered of each.  Not for error replies.
+ */
+extern int	ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
+								 bool pending, int count, SsBatch *batch);
+
+/* XACK of some ids.  The reply is an integer; one of 0 is no error. */
+extern void ss_stream_append_ack(SsRedis *redis, const SsStream *stream, const char *group,
+								 const SsEntryId *ids, int nids);
+
+/* SCAN cursor MATCH glob TYPE stream.  parse returns the next cursor ("0" at the end; points into the reply) and the keys' array. */
+extern void ss_stream_append_scan(SsRedis *redis, const char *cursor, const char *glob);
+extern const char *ss_stream_parse_scan(const SsReply *reply, const SsReply **keys);
+
+/* What XINFO STREAM tells. */
+typedef struct SsStreamInfo
+{
+	int64		length;
+	SsEntryId	last_generated;
+	SsEntryId	first;			/* 0-0 if empty */
+	SsEntryId	last;			/* likewise; last_generated may be higher, that entry was deleted */
+} SsStreamInfo;
+
+/* What XINFO GROUPS tells of one group. */
+typedef struct SsGroupInfo
+{
+	bool		exists;
+	SsEntryId	last_delivered;
+	int64		pending;
+	int64		lag;			/* -1: unknown */
+} SsGroupInfo;
+
+/* One line of XINFO CONSUMERS. */
+typedef struct SsConsumerInfo
+{
+	const char *name;			/* terminated, in the reply's arena */
+	uint32		name_len;
+	int64		pending;
+} SsConsumerInfo;
+
+extern void ss_stream_append_info(SsRedis *redis, const SsStream *stream);
+extern void ss_stream_append_groups(SsRedis *redis, const SsStream *stream);
+extern void ss_stream_append_consumers(SsRedis *redis, const SsStream *stream, const char *group);
+
+/* False for "no such key" (state MISSING) and WRONGTYPE (state WRONG_TYPE), with *state set; raises other errors. */
+extern bool ss_stream_parse_info(const SsReply *reply, SsStreamInfo *info, SsStreamState *state);
+extern bool ss_stream_parse_groups(const SsReply *reply, const char *group, SsGroupInfo *info, SsStreamState *state);
+
+/* Number of consumers, their array in CurrentMemoryContext; 0 also for a missing key or group. */
+extern int	ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers);
+
+/* XGROUP CREATE and CREATECONSUMER in one MULTI: four replies, the last one counts.  mkstream makes a missing key. */
+#define SS_STREAM_CREATE_REPLIES	4
+extern void ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *group,
+									SsEntryId start, const char *marker, bool mkstream);
+
+/* The EXEC's reply: true made, false the group was there already; raises others. */
+extern bool ss_stream_parse_create(const SsReply *reply);
+
+extern void ss_stream_append_createconsumer(SsRedis *redis, const SsStream *stream, const char *group, const char *consumer);
+
+/* XPENDING key group - end count [consumer]: ids in order, in CurrentMemoryContext.  consumer NULL: everybody's. */
+extern void ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group,
+									 SsEntryId after, SsEntryId end, int count, const char *consumer);
+extern int	ss_stream_parse_pending(const SsReply *reply, SsEntryId **ids);
+
+/* XPENDING key group, the summary: total, lowest id, and how many belong to consumers whose name begins with prefix. */
+extern void ss_stream_append_pending_summary(SsRedis *redis, const SsStream *stream, const char *group);
+extern bool ss_stream_parse_pending_summary(const SsReply *reply, const char *prefix,
+											int64 *ours, int64 *foreign, SsEntryId *oldest);
+
+/* XCLAIM key group consumer 0 ids JUSTID: take over at once. */
+extern void ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group,
+								   const char *consumer, const SsEntryId *ids, int nids);
+
+/* XRANGE key (after + COUNT n: entries into the batch as a run of their own; returns their number. */
+extern void ss_stream_append_range(SsRedis *redis, const SsStream *stream, SsEntryId after, int count);
+extern int	ss_stream_parse_range(const SsReply *reply, SsStream *stream, SsBatch *batch);
+
+/* ---- ss_streamgap.c ---- */
+
+/* Ask about gaps between ids in one MULTI: so many replies, the last one counts. */
+#define SS_STREAM_GAP_REPLIES(n)	((n) + 4)
+extern void ss_stream_append_gaps(SsRedis *redis, const SsStream *stream, const char *group,
+								  const SsGap *gaps, int n);
+
+/*
+ * The EXEC's reply: sets empty of each gap.  False if nothing is proven of
+ * any: the stream, the group, or our marker in it is not there.
+ */
+extern bool ss_stream_parse_gaps(const SsReply *reply, const char *marker, SsGap *gaps, int n);
+
+#endif							/* SS_STREAM_H */

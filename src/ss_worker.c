@@ -1,0 +1,316 @@
+/*
+ * ss_worker.c
+ *	  A worker's life: it attaches to its slot, connects as the pipeline's
+ *	  owner, runs the loop, and after an error decides how long to wait.
+ *
+ * NOTES
+ *	  The protocol is described at the head of ss_loop.c.
+ *	  The process connects as the owner at session level, so that triggers that
+ *	  fire at commit run as the owner too.
+ *	  It leaves with exit code 0 whenever the launcher should decide anew: the
+ *	  pipeline is stopped or gone, has another owner or fewer workers.
+ */
+#include "postgres.h"
+#include "ss_compat.h"
+
+#include "access/xact.h"
+#include "common/pg_prng.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "ss_error.h"
+#include "ss_guc.h"
+#include "ss_identity.h"
+#include "ss_worker.h"
+
+#define MAX_CAUTION		8		/* replies in a row that may be too large before that is an error like others */
+#define QUIET_LOG_MS	600000	/* a steady failure is logged again after this time */
+
+/* What failed last, to tell a steady failure from a new one. */
+typedef struct Trouble
+{
+	int			failures;		/* in a row */
+	int			sqlstate;
+	TimestampTz logged_at;
+	int64		logged_wait;	/* ms: logged again when the wait grew */
+	int			caution;		/* replies in a row that were too large */
+} Trouble;
+
+static MemoryContext worker_context;
+static int	share;
+
+/* Where an error happened, for the log. */
+static void
+add_context(void *arg)
+{
+	errcontext("streamsink pipeline \"%s\", worker %d", ((SsPipeline *) arg)->name, share);
+}
+
+/* Milliseconds to wait after the n-th failure in a row, with up to a fifth of jitter. */
+static int64
+backoff(const SsPipeline *pipeline, SsDecision decision, int failures)
+{
+	int64		first = pipeline ? pipeline->retry_backoff_ms : 500;
+	int64		longest = pipeline ? pipeline->retry_backoff_max_ms : 60000;
+	SsGrowth	growth = pipeline ? pipeline->retry_growth : SS_GROWTH_EXPONENTIAL;
+	int64		wait = first;
+
+	if (decision == SS_ERROR_WAIT)
+	{
+		longest = ss_guc_setup_retry;
+		growth = SS_GROWTH_EXPONENTIAL;
+	}
+	if (growth == SS_GROWTH_LINEAR)
+		wait = first * failures;
+	else if (growth == SS_GROWTH_EXPONENTIAL)
+		wait = failures > 20 ? longest : first << (failures - 1);
+	wait = Max(Min(wait, longest), 10);
+	return wait + (int64) (pg_prng_double(&pg_global_prng_state) * wait / 5);
+}
+
+/* The state of a process after an error outside of any transaction handling of others. */
+static void
+clean_up_after_error(SsPump **pump)
+{
+	HOLD_INTERRUPTS();
+	pgstat_report_wait_end();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	AbortOutOfAnyTransaction();
+	ss_loop_reset();
+	if (*pump)
+		ss_pump_close(*pump);
+	*pump = NULL;
+	pgstat_report_activity(STATE_IDLE, NULL);
+	RESUME_INTERRUPTS();
+}
+
+static const char *
+waiting_reason(const ErrorData *error)
+{
+	if (error->detail)
+		return psprintf("%s: %s", error->message, error->detail);
+	return error->message;
+}
+
+/* Log a failure unless it is the same as before and the wait did not grow. */
+static void
+log_failure(Trouble *trouble, const SsPipeline *pipeline, ErrorData *error, int64 wait)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (trouble->failures > 1 && trouble->sqlstate == error->sqlerrcode &&
+		wait <= trouble->logged_wait * 3 / 2 &&
+		!TimestampDifferenceExceeds(trouble->logged_at, now, QUIET_LOG_MS))
+		return;
+	trouble->logged_at = now;
+	trouble->logged_wait = wait;
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("pipeline \"%s\" waits after an error: %s", pipeline ? pipeline->name : "?", error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0,
+			 error->context ? errcontext("%s", error->context) : 0,
+			 errcontext("streamsink worker %d, failure %d in a row, next try in " INT64_FORMAT " ms",
+						share, trouble->failures, wait)));
+}
+
+/* Wait until the next try, or until the pipeline is changed. */
+static void
+wait_until(const SsPipeline *pipeline, TimestampTz until)
+{
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		CHECK_FOR_INTERRUPTS();
+		if (left <= 0)
+			return;
+		if (pipeline && ss_loop_is_changed(pipeline))
+			return;
+		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(left, 1000),
+					  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+	}
+}
+
+/* The same; an error, or a cancel, does not end it: then it waits without looking at the pipeline. */
+static void
+wait_for_next_try(const SsPipeline *pipeline, int64 wait)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+	const SsPipeline *volatile looked_at = pipeline;
+	volatile bool done = false;
+
+	while (!done)
+	{
+		PG_TRY();
+		{
+			wait_until(looked_at, until);
+			done = true;
+		}
+		PG_CATCH();
+		{
+			SsPump	   *none = NULL;
+
+			MemoryContextSwitchTo(worker_context);
+			EmitErrorReport();
+			FlushErrorState();
+			clean_up_after_error(&none);
+			MemoryContextSwitchTo(worker_context);
+			looked_at = NULL;
+		}
+		PG_END_TRY();
+	}
+}
+
+/* Load the definition and pin the session to it; NULL if this worker has nothing to do any more. */
+static SsRun *
+load_pipeline(const SsWorkerArgs *args)
+{
+	SsRun	   *run;
+	bool		wanted;
+
+	StartTransactionCommand();
+	run = ss_run_load(args->pipeline_id, worker_context);
+	wanted = run && run->pipeline->enabled && run->pipeline->owner_oid == args->owner &&
+		share < run->pipeline->workers;
+	if (wanted)
+		ss_identity_pin(run->pipeline);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+	if (wanted)
+		return run;
+	if (run)
+		ss_run_free(run);
+	return NULL;
+}
+
+/*
+ * Run the pipeline until it ends or fails.  False: leave the process.
+ */
+static bool
+run_once(const SsWorkerArgs *args, Trouble *trouble)
+{
+	SsRun	   *volatile run = NULL;
+	SsPump	   *volatile pump = NULL;
+	volatile bool go_on = true;
+	volatile int64 wait = 0;
+	ErrorContextCallback callback;
+	ErrorContextCallback *saved_callbacks = error_context_stack;
+
+	PG_TRY();
+	{
+		run = load_pipeline(args);
+		if (!run)
+			go_on = false;
+		else
+		{
+			SsLoopEnd	end;
+
+			callback.callback = add_context;
+			callback.arg = run->pipeline;
+			callback.previous = error_context_stack;
+			error_context_stack = &callback;
+
+			/* Settings were applied in a transaction; they hold until the next load. */
+			ss_shmem_set_state(SS_STATE_STARTING, NULL, NULL, 0);
+			pump = ss_pump_open(run, share, run->pipeline->workers, false, trouble->caution, worker_context);
+			if (trouble->failures > 0 && ERRCODE_TO_CATEGORY(trouble->sqlstate) == ERRCODE_CONNECTION_EXCEPTION)
+				ereport(LOG,
+						(errmsg("pipeline \"%s\" is connected to Redis again", run->pipeline->name)));
+			end = ss_loop_run(pump);
+			ss_pump_close(pump);
+			pump = NULL;
+			if (end == SS_LOOP_STOP)
+				go_on = false;
+		}
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		SsDecision	decision;
+		SsPump	   *broken = pump;
+
+		error_context_stack = saved_callbacks;
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		clean_up_after_error(&broken);
+		MemoryContextSwitchTo(worker_context);
+		pump = NULL;
+
+		decision = ss_error_decide(error->sqlerrcode, true);
+		if (MySlot->settled_once || trouble->sqlstate != error->sqlerrcode)
+			trouble->failures = 0;
+		MySlot->settled_once = false;
+		trouble->failures++;
+		wait = backoff(run ? run->pipeline : NULL, decision, trouble->failures);
+
+		/* A reply that was too large is read again in smaller parts at once. */
+		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && trouble->caution++ < MAX_CAUTION)
+			wait = 1;
+		log_failure(trouble, run ? run->pipeline : NULL, error, wait);
+		trouble->sqlstate = error->sqlerrcode;
+		ss_shmem_note_error(unpack_sql_state(error->sqlerrcode), error->message);
+		ss_shmem_set_state(SS_STATE_WAITING, waiting_reason(error),
+						   error->hint ? error->hint : ss_error_hint(error),
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	error_context_stack = saved_callbacks;
+	if (wait > 0)
+		wait_for_next_try(run ? run->pipeline : NULL, wait);
+
+	if (run)
+		ss_run_free(run);
+	MemoryContextReset(worker_context);
+	return go_on;
+}
+
+void
+streamsink_worker_main(Datum main_arg)
+{
+	SsWorkerArgs args;
+	Trouble		trouble = {0};
+	uint32		flags = 0;
+
+	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+
+	if (!ss_shmem_attach(DatumGetInt32(main_arg), args.slot_generation))
+		proc_exit(0);
+	share = MySlot->share;
+#ifdef SS_HAVE_ROLELOGIN_BYPASS
+	flags |= BGWORKER_BYPASS_ROLELOGINCHECK;
+#endif
+	BackgroundWorkerInitializeConnectionByOid(args.database, args.owner, flags);
+	ss_loop_init();
+	worker_context = AllocSetContextCreate(TopMemoryContext, "streamsink worker", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(worker_context);
+	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
+
+	while (run_once(&args, &trouble))
+	{
+		if (MySlot->settled_once)
+			trouble.caution = 0;
+	}
+	ereport(LOG, (errmsg("%s stopped", MyBgworkerEntry->bgw_name)));
+	proc_exit(0);
+}

@@ -1,0 +1,42 @@
+/*
+ * ss_write.h
+ *	  Typed rows into the user's tables: one kept plan over the in-memory
+ *	  relation "batch", whole first, then by halves.
+ */
+#ifndef SS_WRITE_H
+#define SS_WRITE_H
+
+#include "ss_mapping.h"
+
+typedef struct SsWriter SsWriter;
+
+/*
+ * Make a writer for a mapping, in a new child context of parent.  Plans are
+ * made at first use and kept.  Needs a transaction.  pipeline and mapping must outlive it.
+ */
+extern SsWriter *ss_write_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext parent);
+extern void ss_write_free(SsWriter *writer);	/* also frees the plans */
+
+/* The statement that is run for rows with all columns, for pipelines.statement; palloc'd. */
+extern char *ss_write_statement(SsWriter *writer);
+
+/* Parse, plan and check privileges as the current user without running: ERROR with the server's own message. */
+extern void ss_write_check(SsWriter *writer);
+
+/*
+ * Write rows in the current transaction, as the current user.  Sets every
+ * row's entry to written, refused (with ss_batch_refuse) or superseded and adds to batch->rows.
+ * Data errors are isolated; machine and set-up errors are raised.  Leaves no
+ * SPI connection open.  Rows refused with 23503 get one more try after the good ones.
+ */
+extern void ss_write_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows);
+
+/*
+ * SET CONSTRAINTS ALL IMMEDIATE: check now, as the current user, what
+ * deferred constraints would check at commit.  Lasts to the end of the transaction.
+ * ss_write_rows does it for its own rows; a session calls it first, so that
+ * violations of its own are not laid upon the rows.
+ */
+extern void ss_write_check_deferred(void);
+
+#endif							/* SS_WRITE_H */

@@ -1,0 +1,350 @@
+# StreamsinkTest: what the TAP tests share.  A PostgreSQL node with streamsink
+# loaded, private Redis servers that can be killed and frozen, and waiting.
+#
+#   use StreamsinkTest;
+#   my $redis = new_redis('main');
+#   my $node = new_node('main', 'streamsink.block_time' => '200ms');
+#   create_server($node, $redis);                   # foreign server "iot"
+#   produce($redis, 'readings', [ value => 1 ], { value => 2, device => 'a' });
+#
+# Waiting polls and gives up after $PostgreSQL::Test::Utils::timeout_default
+# seconds with a message; nothing here sleeps and hopes.
+
+package StreamsinkTest;
+
+use strict;
+use warnings;
+use Carp;
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep time);
+
+our @EXPORT = qw(new_node new_redis create_server server_options produce resp
+  poll_until wait_for_state wait_settled status_of);
+
+# A started node with the extension in database postgres.  Settings by name;
+# _init => [...] goes to init, _start => 0 leaves it stopped, _extension => 0
+# leaves the extension out.  fsync is off unless a test of durability sets it.
+sub new_node
+{
+	my ($name, %conf) = @_;
+	my %init = @{ delete $conf{_init} // [] };
+	my $start = delete $conf{_start} // 1;
+	my $extension = delete $conf{_extension} // 1;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$init{extra} = [ '--encoding=UTF8', '--locale=C', '--username=postgres', @{ $init{extra} // [] } ];
+	$node->init(%init);
+	%conf = (
+		shared_preload_libraries => 'streamsink',
+		max_worker_processes     => 20,
+		fsync                    => 'off',
+		restart_after_crash      => 'on',
+		log_statement            => 'none',
+		%conf);
+	$node->append_conf('postgresql.conf', "$_ = '$conf{$_}'") for sort keys %conf;
+	$ENV{PGUSER} = 'postgres';
+	return $node unless $start;
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION streamsink') if $extension;
+	return $node;
+}
+
+# A started Redis server; further arguments are configuration ('maxmemory', '1mb').
+sub new_redis
+{
+	my ($name, @conf) = @_;
+	return StreamsinkTest::Redis->new($name, @conf);
+}
+
+# OPTIONS for CREATE SERVER.
+sub server_options
+{
+	my ($redis) = @_;
+	return sprintf "host '%s', port '%d'", $redis->host, $redis->port;
+}
+
+sub create_server
+{
+	my ($node, $redis, $name, $dbname) = @_;
+	$name //= 'iot';
+	$node->safe_psql($dbname // 'postgres',
+		"CREATE SERVER $name FOREIGN DATA WRAPPER streamsink OPTIONS (" . server_options($redis) . ')');
+	return;
+}
+
+# A command as Redis reads it; binary safe.
+sub resp
+{
+	my @args = @_;
+	return '*' . @args . "\r\n" . join('', map { my $b = $_; utf8::encode($b) if utf8::is_utf8($b); '$' . length($b) . "\r\n$b\r\n" } @args);
+}
+
+# Add entries to a stream, many a second.  An entry is a list of names and
+# values ([ value => 1 ]), or a hash; _id => '1-1' gives it an id.  Returns
+# their number.
+sub produce
+{
+	my ($redis, $stream, @entries) = @_;
+	my $text = '';
+
+	foreach my $entry (@entries)
+	{
+		my @fields = ref $entry eq 'HASH' ? map { ($_, $entry->{$_}) } sort keys %$entry : @$entry;
+		my $id = '*';
+		for (my $i = 0; $i < @fields; $i += 2)
+		{
+			next if $fields[$i] ne '_id';
+			$id = (splice @fields, $i, 2)[1];
+			last;
+		}
+		$text .= resp('XADD', $stream, $id, @fields);
+	}
+	$redis->cli_stdin($text) if @entries;
+	return scalar @entries;
+}
+
+# Wait until CODE returns true; dies with WHAT otherwise.  Returns its value.
+sub poll_until
+{
+	my ($code, $what, $timeout) = @_;
+	my $end = time + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+
+	while (1)
+	{
+		my $value = $code->();
+		return $value if $value;
+		last if time > $end;
+		usleep(50_000);
+	}
+	croak 'timed out waiting for ' . ($what // 'a condition');
+}
+
+# The row of the status view, for messages.
+sub status_of
+{
+	my ($node, $pipeline, $dbname) = @_;
+	my ($rc, $out, $err) = $node->psql($dbname // 'postgres',
+		"SELECT pg_catalog.to_jsonb(s) FROM streamsink.status s WHERE s.pipeline = " . quote($pipeline));
+	return $out || $err;
+}
+
+# Wait for a pipeline's state as status shows it: 'running', 'waiting', 'stopped', ...
+sub wait_for_state
+{
+	my ($node, $pipeline, $state, $dbname) = @_;
+	my $query = 'SELECT state = ' . quote($state) . ' FROM streamsink.status WHERE pipeline = ' . quote($pipeline);
+
+	return 1 if $node->poll_query_until($dbname // 'postgres', $query);
+	croak "pipeline \"$pipeline\" did not reach state \"$state\": " . status_of($node, $pipeline, $dbname);
+}
+
+# Wait until everything that is in Redis now is settled and acknowledged.
+sub wait_settled
+{
+	my ($node, $pipeline, $dbname) = @_;
+	my $out = $node->safe_psql($dbname // 'postgres',
+		'SELECT streamsink.wait_for(' . quote($pipeline) . ", '$PostgreSQL::Test::Utils::timeout_default s')");
+
+	return 1 if $out eq 't';
+	croak "pipeline \"$pipeline\" did not settle: " . status_of($node, $pipeline, $dbname);
+}
+
+sub quote
+{
+	my ($text) = @_;
+	$text =~ s/'/''/g;
+	return "'$text'";
+}
+
+# ---------------------------------------------------------------------------
+# A Redis server: loopback port and unix socket, nothing saved unless asked for
+# ---------------------------------------------------------------------------
+package StreamsinkTest::Redis;
+
+use strict;
+use warnings;
+use Carp;
+use IPC::Run ();
+use PostgreSQL::Test::Utils ();
+use POSIX ();
+use Scalar::Util ();
+use Time::HiRes qw(usleep time);
+
+my @servers;
+
+sub new
+{
+	my ($class, $name, @conf) = @_;
+	my $self = bless {
+		name  => $name,
+		conf  => \@conf,
+		dir   => PostgreSQL::Test::Utils::tempdir_short(),
+		port  => PostgreSQL::Test::Cluster::get_free_port(),
+		owner => $$,
+	}, $class;
+
+	push @servers, $self;
+	Scalar::Util::weaken($servers[-1]);
+	$self->start;
+	return $self;
+}
+
+sub host { return '127.0.0.1' }
+sub port { return $_[0]{port} }
+sub dir { return $_[0]{dir} }
+sub socket { return "$_[0]{dir}/redis.sock" }
+sub logfile { return "$_[0]{dir}/redis.log" }
+sub pid { return $_[0]{pid} }
+
+# Start it (again); returns when it answers and has loaded its data.
+sub start
+{
+	my ($self) = @_;
+	my %conf = (
+		port       => $self->{port},
+		bind       => '127.0.0.1',
+		unixsocket => $self->socket,
+		dir        => $self->{dir},
+		logfile    => $self->logfile,
+		pidfile    => "$self->{dir}/redis.pid",
+		save       => '',
+		appendonly => 'no',
+		daemonize  => 'no',
+		@{ $self->{conf} });
+
+	croak "Redis \"$self->{name}\" runs already" if $self->{pid};
+	my $pid = fork // croak "could not fork: $!";
+	if ($pid == 0)
+	{
+		# The test's own exit handlers must not run here.
+		open STDIN, '<', '/dev/null';
+		exec('redis-server', map { ("--$_", $conf{$_}) } sort keys %conf) or POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+	open my $file, '>', "$self->{dir}/redis.pid" or croak $!;
+	print $file "$pid\n";
+	close $file;
+
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+	while (1)
+	{
+		return $self if ($self->try_cli('PING'))[1] eq 'PONG';
+		if (waitpid($pid, POSIX::WNOHANG()) == $pid)
+		{
+			delete $self->{pid};
+			croak "Redis \"$self->{name}\" ended at once: " . PostgreSQL::Test::Utils::slurp_file($self->logfile);
+		}
+		croak "Redis \"$self->{name}\" does not answer" if time > $end;
+		usleep(20_000);
+	}
+}
+
+# Run a command; its output without the last newline.  Dies if Redis refuses it.
+sub cli
+{
+	my ($self, @args) = @_;
+	my ($status, $out) = $self->try_cli(@args);
+	croak "redis-cli @args: $out" if $status;
+	return $out;
+}
+
+# The same, returning exit status and output.
+sub try_cli
+{
+	my ($self, @args) = @_;
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ 'redis-cli', '-s', $self->socket, '-e', @args ], '<', \'', '>', \$out, '2>', \$err);
+	my $status = $?;
+	chomp($out, $err);
+	return ($status, $out ne '' ? $out : $err);
+}
+
+# Many commands as they go over the wire (see resp()); dies if one is refused.
+# Returns the number of replies.
+sub cli_stdin
+{
+	my ($self, $text) = @_;
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ 'redis-cli', '-s', $self->socket, '--pipe' ], '<', \$text, '>', \$out, '2>', \$err);
+	croak "redis-cli --pipe: $out$err" unless "$out$err" =~ /errors: 0, replies: (\d+)/;
+	return $1;
+}
+
+# End it in order (saving what its configuration says).
+sub stop
+{
+	my ($self) = @_;
+	$self->signal_and_reap('TERM');
+	return;
+}
+
+sub kill9
+{
+	my ($self) = @_;
+	$self->signal_and_reap('KILL');
+	return;
+}
+
+# Stop answering, with every connection open; and go on.
+sub freeze
+{
+	my ($self) = @_;
+	kill 'STOP', $self->{pid} or croak "could not stop $self->{pid}: $!";
+	return;
+}
+
+sub thaw
+{
+	my ($self) = @_;
+	kill 'CONT', $self->{pid} or croak "could not continue $self->{pid}: $!";
+	return;
+}
+
+sub restart
+{
+	my ($self) = @_;
+	$self->stop;
+	return $self->start;
+}
+
+sub signal_and_reap
+{
+	my ($self, $signal) = @_;
+	my $pid = $self->{pid} or return;
+	my $end = time + 20;
+
+	kill 'CONT', $pid;
+	kill $signal, $pid;
+	until (waitpid($pid, POSIX::WNOHANG()) != 0)
+	{
+		kill 'KILL', $pid if time > $end;
+		usleep(10_000);
+	}
+	delete $self->{pid};
+	unlink "$self->{dir}/redis.pid";
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	return unless $self->{owner} == $$;
+	local ($?, $!, $@);
+	$self->signal_and_reap('KILL');
+	return;
+}
+
+END
+{
+	my $status = $?;
+	foreach my $server (@servers)
+	{
+		$server->DESTROY if $server;
+	}
+	$? = $status;
+}
+
+1;

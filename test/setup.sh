@@ -1,0 +1,128 @@
+#!/bin/bash
+# setup.sh [build]: install what building (and, without the argument, testing
+# and the demo) needs, on Debian and its kin.  Does nothing where all is there.
+#
+# Servers that come with the packages are neither started nor left enabled, and
+# no cluster is made: an existing PostgreSQL or Redis is not touched.
+set -u
+
+what=${1:-all}
+pg_config=${PG_CONFIG:-pg_config}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+have_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# What is missing, by looking for the thing itself and not for a package.
+missing=()
+find_missing()
+{
+	local major=
+	missing=()
+	have make || missing+=(make)
+	have gcc || missing+=(gcc libc6-dev)
+	have pkg-config || missing+=(pkg-config)
+	if ! have pkg-config || ! pkg-config --exists hiredis; then missing+=(libhiredis-dev); fi
+	[ -f /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
+
+	if have "$pg_config" && [ -f "$("$pg_config" --pgxs)" ]
+	then
+		[ "$what" = build ] || [ -x "$("$pg_config" --bindir)/postgres" ] ||
+			missing+=("postgresql-$("$pg_config" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')")
+	else
+		major=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | cut -d/ -f5 | sort -n | tail -n 1)
+		[ -n "$major" ] || major=$(default_major)
+		missing+=("postgresql-server-dev-$major")
+		[ "$what" = build ] || [ -x "/usr/lib/postgresql/$major/bin/postgres" ] || missing+=("postgresql-$major")
+	fi
+	[ "$what" = build ] && return
+
+	have redis-server || missing+=(redis-server)
+	have redis-cli || missing+=(redis-tools)
+	have clang || missing+=(clang)
+	have perl || missing+=(perl)
+	have prove || missing+=(perl)
+	have perl && perl -MIPC::Run -e 1 2>/dev/null || missing+=(libipc-run-perl)
+	[ "$what" != ci ] || have clang-format || missing+=(clang-format)
+}
+
+# The version that the distribution calls postgresql; it needs package lists.
+default_major()
+{
+	local major
+	major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+	echo "${major:-15}"
+}
+
+find_missing
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! have apt-get
+then
+	echo "missing, to be installed by your system's means (named as Debian does): ${missing[*]}" >&2
+	exit 1
+fi
+if [ "$(id -u)" -eq 0 ]
+then sudo=
+elif have sudo
+then sudo=sudo
+else
+	echo "missing: ${missing[*]}; as root: apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+
+# On a machine without package lists even the names are unknown.
+echo "getting package lists"
+$sudo apt-get -qq update || exit 1
+find_missing
+echo "installing: ${missing[*]}"
+
+policy=/usr/sbin/policy-rc.d
+clusters=/etc/postgresql-common/createcluster.d
+made_policy= made_clusters= log=
+undo()
+{
+	rm -f "$log"
+	[ -z "$made_policy" ] || $sudo rm -f "$policy"
+	[ -z "$made_clusters" ] || $sudo rm -f "$clusters/zz-streamsink.conf"
+}
+trap undo EXIT
+trap 'exit 130' INT TERM
+
+if [ ! -e "$policy" ]
+then
+	made_policy=1
+	printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+	$sudo chmod 755 "$policy"
+fi
+case " ${missing[*]} " in
+	*" postgresql-"[0-9]*)
+		made_clusters=1
+		$sudo mkdir -p "$clusters"
+		echo 'create_main_cluster = false' | $sudo tee "$clusters/zz-streamsink.conf" >/dev/null
+		;;
+esac
+
+had_redis=
+have_package redis-server && had_redis=1
+
+log=$(mktemp)
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+	-o Dpkg::Options::=--force-confold install "${missing[@]}" >"$log" 2>&1
+status=$?
+if [ $status -ne 0 ]
+then
+	tail -n 30 "$log" >&2
+	exit 1
+fi
+
+if [ -z "$had_redis" ] && have_package redis-server && have systemctl
+then $sudo systemctl disable redis-server >/dev/null 2>&1
+fi
+
+find_missing
+if [ ${#missing[@]} -gt 0 ]
+then
+	echo "still missing: ${missing[*]}" >&2
+	exit 1
+fi
+exit 0
