@@ -17,8 +17,17 @@ REGRESS = \
 	install \
 	entry_id \
 	define \
+	mapping \
+	conflict \
+	errors \
+	dead_letters \
+	privileges \
 	hygiene
-ISOLATION =
+ISOLATION = \
+	create_same_name \
+	stop_start \
+	retry_dead_letters \
+	alter_apply
 
 # Those that call functions which only a test build has.
 REGRESS_TEST_BUILD = \

@@ -266,6 +266,29 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
+/*
+ * The pipeline, locked against alter and drop to the end of the transaction, as
+ * batches lock it: what is being written, dead letters too, is its own.
+ */
+static SsRun *
+open_locked(const char *name)
+{
+	SsRun	   *run = ss_run_load_by_name(name, CurrentMemoryContext);
+	int32		id = run->pipeline->id;
+
+	ss_identity_check(run->pipeline);
+	ss_run_free(run);
+	ss_catalog_lock(id, AccessShareLock);
+	run = ss_run_load(id, CurrentMemoryContext);
+	if (run == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist", name),
+				 errdetail("It was dropped meanwhile.")));
+	ss_identity_check(run->pipeline);
+	return run;
+}
+
 SS_SQL_FUNCTION(streamsink_apply);
 
 /* apply(name, entries, stream) setof outcome */
@@ -282,17 +305,12 @@ streamsink_apply(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("\"entries\" must not be null")));
 	InitMaterializedSRF(fcinfo, 0);
-	run = ss_run_load_by_name(name, CurrentMemoryContext);
-	ss_identity_check(run->pipeline);
+	run = open_locked(name);
 	batch = ss_batch_create(CurrentMemoryContext, 0);
 	add_given(batch, given_stream(run, PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2))),
 			  PG_GETARG_JSONB_P(1));
 
-	/* the caller's own violations are the caller's */
-	ss_write_check_deferred();
-	/* the caller's own violations are the caller's */
-	ss_write_check_deferred();
-	ss_identity_enter(run->pipeline, &identity);
+	ss_write_enter(run->pipeline, &identity);
 	ss_run_refresh(run);
 	run_and_report(run, batch, run->pipeline->on_error == SS_ON_ERROR_DEAD_LETTER,
 				   (ReturnSetInfo *) fcinfo->resultinfo);
@@ -358,11 +376,9 @@ streamsink_preview(PG_FUNCTION_ARGS)
 	ss_redis_close(redis);
 
 	/* All that the entries do is undone; an error out of it ends the call as usual. */
-	ss_write_check_deferred();
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(outer);
-	ss_write_check_deferred();
-	ss_identity_enter(run->pipeline, &identity);
+	ss_write_enter(run->pipeline, &identity);
 	ss_run_refresh(run);
 	run_and_report(run, batch, false, (ReturnSetInfo *) fcinfo->resultinfo);
 	ss_identity_leave(&identity);

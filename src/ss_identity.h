@@ -20,8 +20,8 @@ extern void ss_identity_check(const SsPipeline *pipeline);
 /*
  * In a session: become the owner (local user id change) and apply the
  * pipeline's settings in a new GUC nest level; an abort undoes it by itself.
- * Who is going to write calls ss_write_check_deferred before: for a caller with
- * more privileges than the owner, triggers cannot be deferred in there.
+ * Who is going to write calls ss_write_enter instead: for a caller with more
+ * privileges than the owner, triggers cannot be deferred in there.
  * Ended by ss_identity_leave before commit.
  */
 extern void ss_identity_enter(const SsPipeline *pipeline, SsIdentity *saved);

@@ -80,10 +80,12 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	SsIdentity	identity;
 	SsSettleResult result;
 	MemoryContext saved = CurrentMemoryContext;
+	MemoryContext turn = AllocSetContextCreate(saved, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
 
+	/* a worker's batch has its transaction's memory; ours must not pile up in the procedure's */
+	MemoryContextSwitchTo(turn);
 	ss_shmem_session_slot(run->pipeline->id);
-	ss_write_check_deferred();
-	ss_identity_enter(run->pipeline, &identity);
+	ss_write_enter(run->pipeline, &identity);
 	result = ss_settle_batch(run, pump->batch, false, &counters);
 	ss_identity_leave(&identity);
 	if (result == SS_SETTLE_CHANGED)
@@ -105,6 +107,7 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	}
 	SPI_commit();
 	MemoryContextSwitchTo(saved);
+	MemoryContextDelete(turn);
 
 	ss_settle_acks_add(pump->acks, pump->batch, XactLastCommitEnd);
 	ss_settle_advance(pump->batch);

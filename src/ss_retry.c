@@ -252,16 +252,13 @@ retry_letters(SsPipeline *pipeline, const int64 *ids, int64 n)
 	int64		done = 0;
 	int64		i;
 
-	/* the caller's own violations are the caller's */
-	ss_write_check_deferred();
-
 	retry.pipeline = pipeline;
 	retry.tmpl = ss_template_parse(pipeline->stream);
 	retry.capacity = Max(pipeline->batch_size, 1);
 	retry.ids = palloc(retry.capacity * sizeof(int64));
 	retry.batch = ss_batch_create(CurrentMemoryContext, 0);
 
-	ss_identity_enter(pipeline, &identity);
+	ss_write_enter(pipeline, &identity);
 	for (i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -276,7 +276,7 @@ extern int	ss_shmem_count_workers(Oid database, int32 pipeline_id);
 /* State of my slot, shown in status; broadcasts state_changed.  Texts may be NULL, longer ones are cut at a character. */
 extern void ss_shmem_set_state(SsState state, const char *reason, const char *hint, TimestampTz next_retry_at);
 
-/* Remember an error of my slot and pipeline (message without secrets). */
+/* Remember an error of my slot and pipeline (message without secrets), and count it. */
 extern void ss_shmem_note_error(const char *sqlstate, const char *message);
 
 /*

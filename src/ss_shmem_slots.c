@@ -460,6 +460,7 @@ ss_shmem_note_error(const char *sqlstate, const char *message)
 		ss_shmem_copy_text(MyPipelineShared->last_error, message, SS_TEXT_MAX);
 		strlcpy(MyPipelineShared->last_sqlstate, sqlstate ? sqlstate : "", sizeof(MyPipelineShared->last_sqlstate));
 		MyPipelineShared->last_error_at = GetCurrentTimestamp();
+		MyPipelineShared->counters.errors++;
 	}
 	LWLockRelease(ss_shmem->lock);
 }

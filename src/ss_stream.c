@@ -237,7 +237,14 @@ ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
 
 		ss_batch_begin_block(batch, stream, !pending);
 		for (uint32 j = 0; j < entries->n; j++)
+		{
 			parse_entry(&entries->items[j], batch, stream, what);
+
+			/* The ledger takes the first and the last for what lies between them. */
+			if (j > 0 && ss_entryid_compare(batch->entries[batch->nentries - 2].id,
+											batch->entries[batch->nentries - 1].id) >= 0)
+				unexpected(what);
+		}
 		added += entries->n;
 		if (pending)
 		{

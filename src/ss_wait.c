@@ -15,6 +15,7 @@
 
 #include "ss_identity.h"
 #include "ss_peek.h"
+#include "ss_shmem.h"
 
 #define REPLY_LIMIT		(64 * 1024 * 1024)
 #define INFO_LIMIT		((Size) 512 * 1024 * 1024)
@@ -133,6 +134,7 @@ streamsink_wait_for(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the name of a pipeline must not be null")));
+	ss_shmem_require();
 	give_up = DT_NOEND;
 	if (!PG_ARGISNULL(1))
 	{

@@ -248,6 +248,8 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
+		if (ss_error_deadline_passed())
+			error->message = pstrdup("the batch took longer than streamsink.batch_timeout");
 		clean_up_after_error(&broken);
 		MemoryContextSwitchTo(worker_context);
 		pump = NULL;
@@ -255,6 +257,8 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 		decision = ss_error_decide(error->sqlerrcode, true);
 		if (MySlot->settled_once || trouble->sqlstate != error->sqlerrcode)
 			trouble->failures = 0;
+		if (MySlot->settled_once)
+			trouble->caution = 0;
 		MySlot->settled_once = false;
 		trouble->failures++;
 		wait = backoff(run ? run->pipeline : NULL, decision, trouble->failures);

@@ -14,8 +14,10 @@
  *
  *	  Before a subtransaction is released, SET CONSTRAINTS ALL IMMEDIATE runs
  *	  in it: a deferred constraint that is violated then fails the try that is
- *	  at fault instead of the commit of everything.  Constraints stay immediate
- *	  for the rest of the transaction.
+ *	  at fault instead of the commit of everything.  They are deferred again
+ *	  for the next try: a row that needs that must not depend on its neighbours.
+ *	  In a security-restricted operation nothing may be deferred, and they stay
+ *	  immediate.
  *
  *	  A foreign key may fail only because the row it points to stands later in
  *	  the batch, so single rows that fail with 23503 are put aside and tried
@@ -39,6 +41,7 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -233,14 +236,33 @@ run_statements(Try *try, int first, int count)
 	end_store(try);
 }
 
-void
-ss_write_check_deferred(void)
+/* SET CONSTRAINTS ALL; IMMEDIATE fires what is due. */
+static void
+set_constraints(bool deferred)
 {
 	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
 
 	stmt->constraints = NIL;
-	stmt->deferred = false;
+	stmt->deferred = deferred;
 	AfterTriggerSetState(stmt);
+}
+
+/* Check now, as the current user, what would be checked at commit. */
+static void
+check_deferred(void)
+{
+	set_constraints(false);
+	if (!InSecurityRestrictedOperation())
+		set_constraints(true);
+}
+
+void
+ss_write_enter(const SsPipeline *pipeline, SsIdentity *saved)
+{
+	check_deferred();
+	ss_identity_enter(pipeline, saved);
+	if (InSecurityRestrictedOperation())
+		set_constraints(false);
 }
 
 static void
@@ -292,7 +314,7 @@ run_try(Try *try)
 	PopActiveSnapshot();
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");
-	ss_write_check_deferred();
+	check_deferred();
 
 	error_context_stack = callback.previous;
 }

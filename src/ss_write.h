@@ -6,6 +6,7 @@
 #ifndef SS_WRITE_H
 #define SS_WRITE_H
 
+#include "ss_identity.h"
 #include "ss_mapping.h"
 
 typedef struct SsWriter SsWriter;
@@ -32,11 +33,11 @@ extern void ss_write_check(SsWriter *writer);
 extern void ss_write_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows);
 
 /*
- * SET CONSTRAINTS ALL IMMEDIATE: check now, as the current user, what
- * deferred constraints would check at commit.  Lasts to the end of the transaction.
- * ss_write_rows does it for its own rows; a session calls it first, so that
- * violations of its own are not laid upon the rows.
+ * ss_identity_enter for a session that is going to write rows.  Deferred
+ * constraints that the caller has violated himself are raised first, so that they are
+ * not laid upon the rows.  For the rest of the transaction deferrable
+ * constraints are deferred, or immediate in a security-restricted operation.
  */
-extern void ss_write_check_deferred(void);
+extern void ss_write_enter(const SsPipeline *pipeline, SsIdentity *saved);
 
 #endif							/* SS_WRITE_H */

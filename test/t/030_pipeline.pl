@@ -130,11 +130,15 @@ wait_settled($node, 'many');
 is(sql('SELECT count(*), count(DISTINCT n), sum(n) FROM numbers'), '20000|20000|200010000', 'three workers share a stream, each entry once');
 cmp_ok(sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'many' AND written > 0"), '>=', 2, 'more than one of them worked');
 # Fewer workers: what the others had pending is taken over.
-$redis->cli('XREADGROUP', 'GROUP', 'many', $_, 'COUNT', 5, 'STREAMS', 'numbers', '>') for ();
-sql("SELECT streamsink.alter_pipeline('many', workers => 1)");
+sql("SELECT streamsink.alter_pipeline('many', workers => 1), streamsink.stop('many')");
 produce($redis, 'numbers', map { [ n => $_ ] } 20001 .. 20100);
+my $identity = sql("SELECT identity FROM streamsink.pipeline WHERE name = 'many'");
+$redis->cli('XREADGROUP', 'GROUP', 'many', "streamsink:$identity:2", 'COUNT', 40, 'STREAMS', 'numbers', '>');
+sql("SELECT streamsink.start('many')");
 wait_settled($node, 'many');
-is(sql('SELECT count(*), count(DISTINCT n) FROM numbers'), '20100|20100', 'one worker goes on');
+$node->poll_query_until('postgres', 'SELECT count(*) = 20100 FROM numbers') or die 'takeover: ' . sql('SELECT count(*) FROM numbers');
+is(sql('SELECT count(DISTINCT n) FROM numbers'), 20100, 'what a worker that is gone had pending is taken over');
+is((split /\n/, $redis->cli('XPENDING', 'numbers', 'many'))[0], 0, '... and acknowledged');
 
 # Everything once more by hand: XGROUP SETID hands out all entries again.
 $redis->cli('XGROUP', 'SETID', 'numbers', 'many', '0');
@@ -178,6 +182,31 @@ wait_for_state($node, 'taken', 'waiting');
 like(sql("SELECT reason FROM streamsink.status WHERE pipeline = 'taken'"), qr/belongs to another streamsink pipeline/, 'a group of another pipeline is refused');
 
 fails('DROP SERVER iot', qr/2BP01.*pipeline uses it/, 'a server in use is not dropped');
+
+# Bad definitions that only Redis can tell.
+fails("SELECT streamsink.create_pipeline('x', server => 'iot', stream => 'drain:{', target => 'drained')", qr/22023.*brace/s, 'an unclosed brace');
+$redis->cli('SET', 'string', 'x');
+fails("SELECT streamsink.create_pipeline('x', server => 'iot', stream => 'string', target => 'drained')", qr/42809/, 'a key that is no stream');
+produce($redis, 'nameless', [ other => 1 ]);
+fails("CREATE TABLE strict (n int NOT NULL); SELECT streamsink.create_pipeline('x', server => 'iot', stream => 'nameless', target => 'strict')",
+	qr/WARNING.*column "n" must not be null/, 'a NOT NULL column that no sampled entry fills gives a warning');
+sql("CREATE SERVER nowhere FOREIGN DATA WRAPPER streamsink OPTIONS (host '127.0.0.1', port '1')");
+fails("SELECT streamsink.create_pipeline('y', server => 'nowhere', stream => 's', target => 'drained')", qr/08001/, 'a Redis that is not there');
+# What shows only while running is in status.
+sql(q{SELECT streamsink.create_pipeline('y', server => 'nowhere', stream => 's', target => 'drained', connect => false); SELECT streamsink.start('y')});
+wait_for_state($node, 'y', 'waiting');
+like(sql("SELECT last_sqlstate, reason FROM streamsink.status WHERE pipeline = 'y'"), qr/^08001\|could not connect/, 'a Redis that is not there, while running');
+sql("SELECT streamsink.drop_pipeline('y')");
+# A stream whose key is replaced by something else is put aside, the others go on.
+sql(q{CREATE TABLE globbed (_stream text, n int); SELECT streamsink.create_pipeline('glob', server => 'iot', stream => 'glob:*', target => 'globbed'); SELECT streamsink.start('glob')});
+produce($redis, "glob:$_", [ n => $_ ]) for 1 .. 3;
+$node->poll_query_until('postgres', 'SELECT count(*) = 3 FROM globbed') or die 'glob';
+$redis->cli('DEL', 'glob:2');
+$redis->cli('SET', 'glob:2', 'x');
+produce($redis, 'glob:3', [ n => 4 ]);
+$node->poll_query_until('postgres', 'SELECT count(*) = 4 FROM globbed') or die 'glob: ' . sql('TABLE streamsink.streams');
+$node->poll_query_until('postgres', "SELECT state = 'wrong_type' FROM streamsink.streams WHERE stream = 'glob:2'") or die 'aside';
+ok(1, 'one wrong key of many is put aside, the others go on');
 
 # Redis goes away and comes back.
 $redis->kill9;
