@@ -8,6 +8,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <limits.h>
+
 #include "common/hashfn.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"

@@ -7,6 +7,8 @@
 #define SS_NEED_JSON
 #include "ss_compat.h"
 
+#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "utils/ascii.h"
@@ -33,13 +35,13 @@ typedef struct Payload
 static inline bool
 is_plain(const char *str, size_t len)
 {
-	size_t chunks = len & ~(size_t) 7;
+	size_t chunks = len & ~(size_t) 15; /* what the vectors of any server version divide */
 
 	if (chunks > 0 && !is_valid_ascii((const unsigned char *) str, (int) chunks))
 		return false;
 	for (size_t i = chunks; i < len; i++)
 	{
-		if (str[i] <= 0)
+		if ((signed char) str[i] <= 0) /* plain char is unsigned on some machines */
 			return false;
 	}
 	return true;
@@ -71,6 +73,53 @@ ss_decode_text(const char *str, size_t len)
 		default:
 			return pg_any_to_server(str, (int) len, PG_UTF8);
 	}
+}
+
+/* Valid UTF-8 in another encoding, or NULL; in a transaction. */
+static char *
+try_conversion(const char *str, int len, int encoding)
+{
+	Oid	  proc = FindDefaultConversionProc(PG_UTF8, encoding);
+	Size  room = (Size) len * MAX_CONVERSION_GROWTH + 1;
+	char *converted;
+
+	if (!OidIsValid(proc))
+		return NULL;
+	converted = MemoryContextAllocExtended(CurrentMemoryContext, room, MCXT_ALLOC_HUGE);
+	if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding, (unsigned char *) unconstify(char *, str), len,
+									  (unsigned char *) converted, (int) Min(room, (Size) PG_INT32_MAX), true) != len)
+		return NULL;
+	return converted;
+}
+
+char *
+ss_decode_try_text(const char *str, size_t len)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	int			  encoding = GetDatabaseEncoding();
+	bool		  begun = false;
+	char		 *converted;
+
+	if (is_plain(str, len))
+		return unconstify(char *, str);
+	if (len >= MaxAllocSize || memchr(str, '\0', len) != NULL ||
+		!pg_verify_mbstr(PG_UTF8, str, (int) len, true))
+		return NULL;
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return unconstify(char *, str);
+
+	/* the conversion is looked up in the catalogs */
+	if (!IsTransactionState())
+	{
+		StartTransactionCommand();
+		begun = true;
+	}
+	MemoryContextSwitchTo(cxt);
+	converted = try_conversion(str, (int) len, encoding);
+	if (begun)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return converted;
 }
 
 /* ---- payload ---- */

@@ -38,6 +38,13 @@ extern int	ss_decode_payload(const char *json, size_t len, SsField **fields);
 extern char *ss_decode_text(const char *str, size_t len);
 
 /*
+ * The same for text that need not be representable: NULL where the server's
+ * encoding has no string for it, and no ERROR for that.  str is terminated, and may be returned itself.
+ * Outside a transaction a conversion begins one of its own.
+ */
+extern char *ss_decode_try_text(const char *str, size_t len);
+
+/*
  * An entry's raw fields as a jsonb object (Datum in CurrentMemoryContext): of
  * doubled names the last.  Values are strings; a payload's members are not spread.  ERROR as
  * ss_decode_text.

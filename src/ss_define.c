@@ -330,7 +330,8 @@ check_relation(SsDefinition *def, const Argument *argument, Datum *value)
 
 	check_text(def, argument, value);
 	range = makeRangeVarFromNameList(ss_compat_name_list(name));
-	relid = RangeVarGetRelid(range, NoLock, true);
+	/* locked: it must not be dropped before its names are looked up */
+	relid = RangeVarGetRelid(range, AccessShareLock, true);
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),

@@ -13,18 +13,16 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
-#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_decode.h"
 #include "ss_group.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
 #include "ss_pump.h"
 
-/* Longer keys cannot be indexed and are left alone. */
-#define MAX_KEY_BYTES	2000
 
 /* A look for new streams may take this part of the time at most: 1 / SCAN_SHARE. */
 #define SCAN_SHARE		20
@@ -196,16 +194,20 @@ add_new(SsPump *pump, List *names)
 static char *
 key_name(const SsReply *key, bool *complained)
 {
-	const char *why = NULL;
+	const char *why;
+	char	   *name;
 
 	if (key->type != SS_REPLY_STRING)
 		return NULL;
-	if (key->n > MAX_KEY_BYTES)
+	if (key->n > SS_STREAM_NAME_MAX)
 		why = "it is longer than 2000 bytes";
-	else if (memchr(key->str, '\0', key->n) || !pg_verify_mbstr(PG_UTF8, key->str, key->n, true))
-		why = "its name is not valid UTF-8 text";
-	if (!why)
-		return pstrdup(pg_any_to_server(key->str, key->n, PG_UTF8));
+	else
+	{
+		name = ss_decode_try_text(key->str, key->n);
+		if (name)
+			return pstrdup(name);
+		why = "its name is not valid UTF-8 text, or has characters that the database's encoding lacks";
+	}
 	if (!*complained)
 		ereport(LOG,
 				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),

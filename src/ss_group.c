@@ -161,6 +161,8 @@ static void
 prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 			  SsStream **streams, int nstreams, const char *marker, MemoryContext scratch)
 {
+	SsStream   *taken[CHUNK];
+	int			ntaken = 0;
 	Finding		findings[CHUNK];
 	SsArena		arena;
 
@@ -201,6 +203,7 @@ prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 		if (findings[i].make_group)
 		{
 			SsReply    *reply = NULL;
+			bool		intruded;
 
 			for (int j = 0; j < SS_STREAM_CREATE_REPLIES; j++)
 			{
@@ -208,10 +211,10 @@ prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 				if (j < SS_STREAM_CREATE_REPLIES - 1 && reply->type == SS_REPLY_ERROR)
 					ss_reply_raise(reply, "XGROUP");
 			}
-			if (ss_stream_parse_create(reply))
-				streams[i]->prepared = true;
-			else
-				streams[i]->prepared = false;	/* made by somebody at this moment: looked at again */
+			/* Made by somebody else at this moment: it is looked at again, and not marked as ours before. */
+			streams[i]->prepared = ss_stream_parse_create(reply, &intruded);
+			if (intruded)
+				taken[ntaken++] = streams[i];
 		}
 		else if (findings[i].make_marker)
 		{
@@ -219,6 +222,12 @@ prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 			streams[i]->prepared = true;
 		}
 	}
+
+	/* Here the marker has nothing pending, and was not there before us. */
+	for (int i = 0; i < ntaken; i++)
+		ss_stream_append_delconsumer(redis, taken[i], pipeline->consumer_group, marker);
+	for (int i = 0; i < ntaken; i++)
+		(void) next_reply(redis, &arena);
 }
 
 void

@@ -18,6 +18,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <limits.h>
+
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"

@@ -164,7 +164,7 @@ streamsink_test_ledger_above(PG_FUNCTION_ARGS)
 		elog(ERROR, "contains denies what was loaded");
 	if (ss_entryid_previous(lows[1], &below))
 	{
-		bool		thrown = false;
+		volatile bool thrown = false;
 		MemoryContext cxt = CurrentMemoryContext;
 
 		PG_TRY();

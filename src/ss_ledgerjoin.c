@@ -5,6 +5,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"

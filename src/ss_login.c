@@ -5,6 +5,10 @@
  * NOTES
  *	  Of what the server says to AUTH only known error words are shown: some
  *	  servers repeat the arguments of a command they do not know.
+ *
+ *	  Where the user "default" needs no password, Redis takes any for it when it
+ *	  is named, and refuses one that is sent alone.  So it is never named: who must
+ *	  bring a password cannot make one up.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -98,10 +102,12 @@ ss_login_run(SsRedis *redis, const char *client_name, int64 deadline, uint32 wai
 
 	if (params->password != NULL)
 	{
+		bool		named = params->username != NULL && strcmp(params->username, "default") != 0;
+
 		argv[0] = "AUTH";
-		argv[1] = params->username ? params->username : params->password;
+		argv[1] = named ? params->username : params->password;
 		argv[2] = params->password;
-		ss_redis_append(redis, params->username ? 3 : 2, argv, NULL);
+		ss_redis_append(redis, named ? 3 : 2, argv, NULL);
 		sent[nsent++] = LOGIN_AUTH;
 	}
 	if (params->db != 0)

@@ -5,11 +5,11 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
+#include "ss_decode.h"
 #include "ss_peek.h"
 #include "ss_server.h"
 
@@ -86,11 +86,11 @@ ss_peek_streams(SsRedis *redis, SsRun *run, int max)
 			const SsReply *key = &keys->items[i];
 			char	   *name;
 
-			if (key->type != SS_REPLY_STRING || memchr(key->str, '\0', key->n) ||
-				!pg_verify_mbstr(PG_UTF8, key->str, key->n, true))
+			if (key->type != SS_REPLY_STRING)
 				continue;
-			name = pstrdup(pg_any_to_server(key->str, key->n, PG_UTF8));
-			streams = add_stream(run, streams, name);
+			name = ss_decode_try_text(key->str, key->n);
+			if (name)
+				streams = add_stream(run, streams, pstrdup(name));
 		}
 		cursor = pstrdup(next);
 	} while (strcmp(cursor, "0") != 0 && (max == 0 || list_length(streams) < max));

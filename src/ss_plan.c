@@ -23,6 +23,7 @@ typedef struct KeptInsert
 struct SsPlans
 {
 	MemoryContext cxt;
+	MemoryContextCallback callback;
 	const SsPipeline *pipeline;
 	const SsMapping *mapping;
 	const SsStatementShape *shape;
@@ -31,6 +32,19 @@ struct SsPlans
 	uint64		clock;
 	SPIPlanPtr	superseded;		/* NULL until first use */
 };
+
+/* Kept plans lie outside our context: they must go when it does, also after an ERROR. */
+static void
+free_plans(void *arg)
+{
+	SsPlans    *plans = arg;
+
+	while (plans->ninserts > 0)
+		SPI_freeplan(plans->inserts[--plans->ninserts].plan);
+	if (plans->superseded != NULL)
+		SPI_freeplan(plans->superseded);
+	plans->superseded = NULL;
+}
 
 SsPlans *
 ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
@@ -42,22 +56,10 @@ ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
 	plans->pipeline = pipeline;
 	plans->mapping = mapping;
 	plans->shape = shape;
+	plans->callback.func = free_plans;
+	plans->callback.arg = plans;
+	MemoryContextRegisterResetCallback(cxt, &plans->callback);
 	return plans;
-}
-
-void
-ss_plan_free(SsPlans *plans)
-{
-	int			i;
-
-	for (i = 0; i < plans->ninserts; i++)
-	{
-		SPI_freeplan(plans->inserts[i].plan);
-		bms_free(plans->inserts[i].set);
-	}
-	if (plans->superseded != NULL)
-		SPI_freeplan(plans->superseded);
-	pfree(plans);
 }
 
 void

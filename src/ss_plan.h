@@ -3,7 +3,7 @@
  *	  The in-memory relation "batch" and the kept plans of the statements over it.
  *
  * NOTES
- *	  All verbs but create and free need an SPI connection.  Plans outlive
+ *	  All verbs but create need an SPI connection.  Plans outlive
  *	  transactions; the relation is registered anew with every connection.
  */
 #ifndef SS_PLAN_H
@@ -15,10 +15,9 @@
 
 typedef struct SsPlans SsPlans;
 
-/* All that is given must outlive the plans; they live in cxt. */
+/* All that is given must outlive the plans; they live in cxt and go with it. */
 extern SsPlans *ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
 							   const SsStatementShape *shape, MemoryContext cxt);
-extern void ss_plan_free(SsPlans *plans);
 
 /* Let the statements of this connection see a tuplestore of nrows rows as batch, until it is unregistered. */
 extern void ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows);

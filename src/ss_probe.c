@@ -69,12 +69,10 @@ matching_name(const Probe *probe, const SsReply *key)
 {
 	char *name;
 
-	if (key->type != SS_REPLY_STRING || key->truncated || key->n > SS_STREAM_NAME_MAX ||
-		memchr(key->str, '\0', key->n) != NULL ||
-		!pg_verify_mbstr(PG_UTF8, key->str, key->n, true))
+	if (key->type != SS_REPLY_STRING || key->truncated || key->n > SS_STREAM_NAME_MAX)
 		return NULL;
-	name = pg_any_to_server(key->str, key->n, PG_UTF8);
-	return ss_template_match(probe->tmpl, name, strlen(name), NULL) ? name : NULL;
+	name = ss_decode_try_text(key->str, key->n);
+	return name != NULL && ss_template_match(probe->tmpl, name, strlen(name), NULL) ? name : NULL;
 }
 
 /* Streams that match now, in probe->cxt: all of them, or the first few that turn up. */

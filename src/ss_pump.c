@@ -5,6 +5,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"

@@ -11,13 +11,13 @@
 #include "ss_compat.h"
 
 #include "access/tupmacs.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+#include "ss_decode.h"
 #include "ss_rawfields.h"
 #include "ss_redis.h"
 
@@ -266,37 +266,6 @@ ss_rawfields_from_jsonb(Jsonb *edited)
 
 /* ---- to jsonb, for the view ---- */
 
-/*
- * Bytes of a peer (UTF-8) as text in server encoding, or NULL where there is
- * none: a NUL byte, bad UTF-8, a character that the server's encoding lacks.
- * Throws for none of these.
- */
-static char *
-representable_text(const char *str, int len, int *result_len)
-{
-	int			encoding = GetDatabaseEncoding();
-	unsigned char *converted;
-	Size		room;
-	Oid			proc;
-
-	*result_len = len;
-	if (memchr(str, '\0', len) != NULL || !pg_verify_mbstr(PG_UTF8, str, len, true))
-		return NULL;
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return unconstify(char *, str);
-
-	proc = FindDefaultConversionProc(PG_UTF8, encoding);
-	if (!OidIsValid(proc))
-		return NULL;
-	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
-	converted = MemoryContextAllocExtended(CurrentMemoryContext, room, MCXT_ALLOC_HUGE);
-	if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding, (unsigned char *) unconstify(char *, str),
-									  len, converted, (int) Min(room, (Size) PG_INT32_MAX), true) != len)
-		return NULL;
-	*result_len = strlen((char *) converted);
-	return (char *) converted;
-}
-
 /* raw_fields(raw bytea[]): the fields as a jsonb object, of doubled names the last; NULL where they cannot be. */
 Datum
 streamsink_raw_fields(PG_FUNCTION_ARGS)
@@ -311,11 +280,12 @@ streamsink_raw_fields(PG_FUNCTION_ARGS)
 	for (i = 0; i < reply->n; i++)
 	{
 		JsonbValue	value;
+		char	   *text = ss_decode_try_text(reply->items[i].str, reply->items[i].n);
 		int			len;
-		char	   *text = representable_text(reply->items[i].str, reply->items[i].n, &len);
 
 		if (text == NULL)
 			PG_RETURN_NULL();
+		len = text == reply->items[i].str ? (int) reply->items[i].n : (int) strlen(text);
 		bytes += len;
 		if (bytes > MAX_JSONB_BYTES)
 			PG_RETURN_NULL();

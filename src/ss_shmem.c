@@ -26,6 +26,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <limits.h>
+
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"

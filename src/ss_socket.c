@@ -10,6 +10,7 @@
 #include "ss_compat.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -427,18 +427,32 @@ ss_stream_append_pending_summary(SsRedis *redis, const SsStream *stream, const c
 	finish_command(&args, redis);
 }
 
-void
-ss_stream_append_createconsumer(SsRedis *redis, const SsStream *stream, const char *group,
-								const char *consumer)
+static void
+append_group_command(SsRedis *redis, const char *command, const SsStream *stream, const char *group,
+					 const char *consumer)
 {
 	Arguments	args;
 
 	start_command(&args, 5, "XGROUP");
-	add_text(&args, "CREATECONSUMER");
+	add_text(&args, command);
 	add_key(&args, stream);
 	add_text(&args, group);
 	add_text(&args, consumer);
 	finish_command(&args, redis);
+}
+
+void
+ss_stream_append_createconsumer(SsRedis *redis, const SsStream *stream, const char *group,
+								const char *consumer)
+{
+	append_group_command(redis, "CREATECONSUMER", stream, group, consumer);
+}
+
+void
+ss_stream_append_delconsumer(SsRedis *redis, const SsStream *stream, const char *group,
+							 const char *consumer)
+{
+	append_group_command(redis, "DELCONSUMER", stream, group, consumer);
 }
 
 void

@@ -98,10 +98,14 @@ extern int	ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **cons
 extern void ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *group,
 									SsEntryId start, const char *marker, bool mkstream);
 
-/* The EXEC's reply: true made, false the group was there already; raises others. */
-extern bool ss_stream_parse_create(const SsReply *reply);
+/*
+ * The EXEC's reply: true made, false the group was there already (then
+ * *intruded says that our marker was put into it nevertheless); raises others.
+ */
+extern bool ss_stream_parse_create(const SsReply *reply, bool *intruded);
 
 extern void ss_stream_append_createconsumer(SsRedis *redis, const SsStream *stream, const char *group, const char *consumer);
+extern void ss_stream_append_delconsumer(SsRedis *redis, const SsStream *stream, const char *group, const char *consumer);
 
 /* XPENDING key group - end count [consumer]: ids in order, in CurrentMemoryContext.  consumer NULL: everybody's. */
 extern void ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group,

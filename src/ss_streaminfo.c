@@ -136,15 +136,21 @@ ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers)
 }
 
 bool
-ss_stream_parse_create(const SsReply *reply)
+ss_stream_parse_create(const SsReply *reply, bool *intruded)
 {
 	ss_reply_expect(reply, SS_REPLY_ARRAY, 2, "EXEC");
+	*intruded = false;
 	for (uint32 i = 0; i < reply->n; i++)
 	{
 		if (reply->items[i].type != SS_REPLY_ERROR)
 			continue;
 		if (ss_reply_error_is(&reply->items[i], "BUSYGROUP"))
+		{
+			const SsReply *marker = &reply->items[1];
+
+			*intruded = marker->type == SS_REPLY_INTEGER && marker->integer == 1;
 			return false;
+		}
 		ss_reply_raise(&reply->items[i], "XGROUP");
 	}
 	return true;

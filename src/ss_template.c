@@ -14,6 +14,7 @@
 #include "ss_compat.h"
 
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 
 #include "ss_template.h"
 
@@ -276,7 +277,7 @@ ss_template_parse(const char *text)
 	end_literal(&parser);
 	pfree(parser.literal.data);
 
-	tmpl->glob = parser.glob.data;
+	tmpl->glob = pg_server_to_any(parser.glob.data, parser.glob.len, PG_UTF8);
 	tmpl->single = tmpl->nparts == 1 && tmpl->parts[0].kind == PART_LITERAL;
 	if (tmpl->single)
 		tmpl->key = pstrdup(tmpl->parts[0].str);

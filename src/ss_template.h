@@ -12,7 +12,7 @@ typedef struct SsTemplate
 {
 	bool		single;			/* one key: no glob character, no placeholder */
 	char	   *key;			/* the key, if single (escapes resolved) */
-	char	   *glob;			/* pattern for SCAN MATCH; literal glob characters escaped */
+	char	   *glob;			/* pattern for SCAN MATCH, in UTF-8; literal glob characters escaped */
 	int			nplaceholders;
 	char	  **names;			/* placeholder names */
 	int			nparts;			/* internal: literals and placeholders in order */

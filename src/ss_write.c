@@ -96,8 +96,6 @@ ss_write_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext pa
 void
 ss_write_free(SsWriter *writer)
 {
-	if (writer->plans != NULL)
-		ss_plan_free(writer->plans);
 	MemoryContextDelete(writer->cxt);
 }
 
