@@ -171,3 +171,30 @@ COMMENT ON TABLE streamsink.outbox_queue IS 'commands for Redis, carried out aft
 SELECT pg_catalog.pg_extension_config_dump('streamsink.outbox_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('streamsink.outbox_id_seq', '');
 
+-- What these rows say is done with the rights of the roles that they name, so a
+-- role that may write any table (pg_write_all_data) must not write these.  C
+-- does not go through triggers.
+CREATE FUNCTION streamsink.refuse_write() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'streamsink_refuse_write' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION streamsink.refuse_write() IS 'lets only superusers write the tables of the extension by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.pipeline
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.pipeline IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.stream
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.stream IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.ledger
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.ledger IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.ledger_log
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.ledger_log IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.dead_letter
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.dead_letter IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.dead_letter_attempt
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.dead_letter_attempt IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.outbox_queue
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.outbox_queue IS 'lets only superusers write by SQL';

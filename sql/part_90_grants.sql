@@ -26,6 +26,7 @@ BEGIN
 		WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'e'
 			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = ext
 			AND t.typtype IN ('b', 'c', 'd', 'e', 'r') AND t.typcategory <> 'A'
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
 	LOOP
 		EXECUTE pg_catalog.format('GRANT USAGE ON TYPE %s TO %I', item.name, role);
 	END LOOP;
@@ -68,6 +69,13 @@ BEGIN
 		WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'e'
 			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = ext
 			AND t.typtype IN ('b', 'c', 'd', 'e', 'r') AND t.typcategory <> 'A'
+		UNION
+		-- before 17 row types of tables and views are no members; a column of such a type would block an update
+		SELECT 'TYPE', c.reltype::pg_catalog.regtype::pg_catalog.text
+		FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid
+		WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'e'
+			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = ext
+			AND c.relkind IN ('r', 'v')
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC', item.kind, item.name);
 	END LOOP;

@@ -375,13 +375,29 @@ streamsink_preview(PG_FUNCTION_ARGS)
 	peek_entries(redis, run, batch, n);
 	ss_redis_close(redis);
 
-	/* All that the entries do is undone; an error out of it ends the call as usual. */
+	/* All that the entries do is undone; who catches an error out of it must not find our subtransaction open. */
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(outer);
-	ss_write_enter(run->pipeline, &identity);
-	ss_run_refresh(run);
-	run_and_report(run, batch, false, (ReturnSetInfo *) fcinfo->resultinfo);
-	ss_identity_leave(&identity);
+	PG_TRY();
+	{
+		ss_write_enter(run->pipeline, &identity);
+		ss_run_refresh(run);
+		run_and_report(run, batch, false, (ReturnSetInfo *) fcinfo->resultinfo);
+		ss_identity_leave(&identity);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(outer);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(outer);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(outer);
 	CurrentResourceOwner = owner;

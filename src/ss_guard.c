@@ -1,6 +1,7 @@
 /*
  * ss_guard.c
- *	  Refuses DROP SERVER while a pipeline uses the server.
+ *	  Refuses DROP SERVER while a pipeline uses the server, and SQL that writes
+ *	  the extension's tables.
  *
  * NOTES
  *	  Pipelines name their server instead of depending on it, so that a dump
@@ -11,11 +12,16 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "commands/trigger.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/rel.h"
 
 #include "ss_catalog.h"
 #include "ss_guard.h"
+
+SS_SQL_FUNCTION(streamsink_refuse_write);
 
 static ProcessUtility_hook_type next_hook;
 
@@ -54,6 +60,24 @@ guard_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		next_hook(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+}
+
+/* A statement trigger: our rows make workers act as the roles that they name. */
+Datum
+streamsink_refuse_write(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function is a trigger of tables of the extension only")));
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to write table \"%s\"",
+						RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+				 errdetail("Only superusers may write the tables of the extension."),
+				 errhint("Use the functions and views of schema streamsink.")));
+	return PointerGetDatum(NULL);
 }
 
 void

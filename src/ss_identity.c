@@ -40,6 +40,7 @@ static const Setting settings[] = {
 
 /* What a worker pins, before the pipeline's settings; those that a server version lacks are skipped. */
 static const char *const pinned[][2] = {
+	{"role", "none"}, /* the owner's own: ALTER DATABASE ... SET role would give another */
 	{"default_transaction_isolation", "read committed"},
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_deferrable", "off"},

@@ -48,7 +48,7 @@ is_single(const char *stream)
 	MemoryContext old = CurrentMemoryContext;
 	volatile bool result = false;
 
-	/* parsing only allocates memory, so there is nothing to clean up */
+	/* parsing allocates memory and converts text at the most, so there is nothing to clean up */
 	PG_TRY();
 	{
 		result = ss_template_parse(stream)->single;

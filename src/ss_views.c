@@ -5,7 +5,8 @@
  * NOTES
  *	  A view's functions run with the rights of who reads it, so he can call them
  *	  by themselves: each of them shows only pipelines of owners that the caller
- *	  is a member of, and all of them to members of pg_monitor.
+ *	  is a member of, and all of them to members of pg_monitor.  A definition that
+ *	  makes no sense must not hide the others, so they are loaded leniently.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -139,7 +140,7 @@ add_latency(Row *row, const uint64 *latency, double share)
 Datum
 streamsink_pipeline_status(PG_FUNCTION_ARGS)
 {
-	SsPipeline *pipeline = ss_catalog_load_by_id(PG_GETARG_INT32(0));
+	SsPipeline *pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
 	SsStatus   *status = palloc(sizeof(SsStatus));
 	SsPipelineShared *entry = &status->entry;
 	TupleDesc	desc;
@@ -260,7 +261,7 @@ streamsink_stream_samples(PG_FUNCTION_ARGS)
 				i;
 
 	InitMaterializedSRF(fcinfo, 0);
-	pipeline = ss_catalog_load_by_id(PG_GETARG_INT32(0));
+	pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
 	if (pipeline == NULL || !may_see(pipeline->owner_oid))
 		return (Datum) 0;
 

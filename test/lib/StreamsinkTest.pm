@@ -268,7 +268,14 @@ sub cli_stdin
 {
 	my ($self, $text) = @_;
 	my ($out, $err) = ('', '');
-	IPC::Run::run([ 'redis-cli', '-s', $self->socket, '--pipe' ], '<', \$text, '>', \$out, '2>', \$err);
+	my $name = "$self->{dir}/pipe.$$";
+
+	# From a file: megabytes through a pipe of ours would depend on how both ends are scheduled.
+	open my $file, '>:raw', $name or croak "$name: $!";
+	print {$file} $text or croak "$name: $!";
+	close $file or croak "$name: $!";
+	IPC::Run::run([ 'redis-cli', '-s', $self->socket, '--pipe' ], '<', $name, '>', \$out, '2>', \$err);
+	unlink $name;
 	croak "redis-cli --pipe: $out$err" unless "$out$err" =~ /errors: 0, replies: (\d+)/;
 	return $1;
 }

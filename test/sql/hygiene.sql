@@ -13,14 +13,14 @@ CREATE TEMP VIEW func AS
 SELECT count(*) > 50 AS objects FROM member;
 SELECT count(*) > 20 AS functions FROM func;
 
--- every object has a comment (a range's constructors come with the type)
+-- every object has a comment (apart from what comes with a type or a relation: a range's constructors, arrays, row types)
 SELECT m.object AS without_comment
 FROM member m
 WHERE pg_catalog.obj_description(m.objid, m.classid::pg_catalog.regclass::text) IS NULL
-	AND NOT (m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND EXISTS (
+	AND NOT (m.classid IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass) AND EXISTS (
 		SELECT FROM pg_catalog.pg_depend d
 		WHERE d.classid = m.classid AND d.objid = m.objid AND d.deptype = 'i'
-			AND d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass))
+			AND d.refclassid IN ('pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass)))
 ORDER BY 1;
 
 -- everything lives in schema streamsink
@@ -47,9 +47,11 @@ FROM pg_catalog.pg_attribute t JOIN member m ON m.classid = 'pg_catalog.pg_class
 WHERE a.grantee = 0
 UNION
 SELECT 'type ' || t.oid::pg_catalog.regtype::text
-FROM pg_catalog.pg_type t JOIN member m ON m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND m.objid = t.oid,
+FROM pg_catalog.pg_type t
+	JOIN member m ON m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND m.objid = t.oid
+		OR m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.objid = t.typrelid,
 	pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
-WHERE a.grantee = 0 AND t.typtype <> 'm'
+WHERE a.grantee = 0 AND t.typtype <> 'm' AND t.typcategory <> 'A'
 UNION
 SELECT 'schema ' || n.nspname
 FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
@@ -90,12 +92,18 @@ WHERE c.relkind IN ('r', 'S', 'p')
 	AND NOT c.oid = ANY ((SELECT extconfig FROM pg_catalog.pg_extension WHERE extname = 'streamsink')::oid[])
 ORDER BY c.relname;
 
--- no code of anybody's runs when the tables are written
+-- no code of anybody's runs when the tables are written; what stops others from writing them does
 SELECT t.tgrelid::pg_catalog.regclass AS has_trigger, t.tgname
 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 	JOIN member m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.objid = t.tgrelid
-WHERE c.relkind <> 'v'
+WHERE c.relkind <> 'v' AND t.tgfoid <> 'streamsink.refuse_write'::pg_catalog.regproc
 ORDER BY 1, 2;
+SELECT c.oid::pg_catalog.regclass AS not_guarded
+FROM pg_catalog.pg_class c JOIN member m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.objid = c.oid
+WHERE c.relkind = 'r' AND NOT EXISTS (
+	SELECT FROM pg_catalog.pg_trigger t
+	WHERE t.tgrelid = c.oid AND t.tgfoid = 'streamsink.refuse_write'::pg_catalog.regproc AND t.tgenabled = 'O')
+ORDER BY c.relname;
 SELECT c.conrelid::pg_catalog.regclass AS has_constraint, c.conname
 FROM pg_catalog.pg_constraint c
 	JOIN member m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.objid = c.conrelid
