@@ -145,14 +145,6 @@ include $(PGXS)
 # PGXS knows no dependencies on headers.
 $(OBJS): $(wildcard src/*.h) Makefile
 
-# While the install script is written in parts, it is put together here.
-PARTS := $(sort $(wildcard sql/part_*.sql))
-ifneq ($(PARTS),)
-all: sql/streamsink--$(EXTVERSION).sql
-sql/streamsink--$(EXTVERSION).sql: $(PARTS)
-	cat $(PARTS) > $@
-endif
-
 # Compile only, as another compiler sees it.
 SYNTAX_CC = clang
 .PHONY: syntax $(OBJS:.o=.syntax)

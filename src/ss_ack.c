@@ -26,47 +26,47 @@
 
 /* Whether synchronous standbys are configured: the flag became a status word in minor releases. */
 #ifdef SYNC_STANDBY_DEFINED
-#define SS_SYNC_STANDBYS_DEFINED(ctl)	(((ctl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+#define SS_SYNC_STANDBYS_DEFINED(ctl) (((ctl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
 #else
-#define SS_SYNC_STANDBYS_DEFINED(ctl)	((ctl)->sync_standbys_defined)
+#define SS_SYNC_STANDBYS_DEFINED(ctl) ((ctl)->sync_standbys_defined)
 #endif
 
 /* Ids one XACK carries at most. */
-#define MAX_ACK_IDS		1000
+#define MAX_ACK_IDS 1000
 
 /* What one batch settled of one stream. */
 typedef struct AckRun
 {
 	const SsStream *stream;
-	int			first;			/* into ids */
-	int			count;
+	int				first; /* into ids */
+	int				count;
 } AckRun;
 
 typedef struct AckBatch
 {
 	struct AckBatch *next;
-	MemoryContext cxt;
-	XLogRecPtr	lsn;			/* may be sent once this is durable */
-	AckRun	   *runs;
-	int			nruns;
-	SsEntryId  *ids;
-	int			nids;
+	MemoryContext	 cxt;
+	XLogRecPtr		 lsn; /* may be sent once this is durable */
+	AckRun			*runs;
+	int				 nruns;
+	SsEntryId		*ids;
+	int				 nids;
 } AckBatch;
 
 struct SsAcks
 {
 	MemoryContext cxt;
-	const char *group;
-	AckBatch   *head;
-	AckBatch   *tail;
-	int64		waiting;
+	const char	 *group;
+	AckBatch	 *head;
+	AckBatch	 *tail;
+	int64		  waiting;
 };
 
 SsAcks *
 ss_settle_acks_create(MemoryContext parent, const char *group)
 {
 	MemoryContext cxt = AllocSetContextCreate(parent, "streamsink acknowledgements", ALLOCSET_DEFAULT_SIZES);
-	SsAcks	   *acks = MemoryContextAllocZero(cxt, sizeof(SsAcks));
+	SsAcks		 *acks = MemoryContextAllocZero(cxt, sizeof(SsAcks));
 
 	acks->cxt = cxt;
 	acks->group = MemoryContextStrdup(cxt, group);
@@ -84,7 +84,7 @@ ss_settle_acks_add(SsAcks *acks, const SsBatch *batch, XLogRecPtr lsn)
 {
 	MemoryContext cxt;
 	MemoryContext saved;
-	AckBatch   *entry;
+	AckBatch	 *entry;
 
 	if (batch->nentries == 0)
 		return;
@@ -97,7 +97,7 @@ ss_settle_acks_add(SsAcks *acks, const SsBatch *batch, XLogRecPtr lsn)
 	entry->ids = palloc_array(SsEntryId, batch->nentries);
 	for (int i = 0; i < batch->nblocks; i++)
 	{
-		SsBlock    *block = &batch->blocks[i];
+		SsBlock *block = &batch->blocks[i];
 
 		if (block->count == 0)
 			continue;
@@ -122,11 +122,11 @@ ss_settle_acks_add(SsAcks *acks, const SsBatch *batch, XLogRecPtr lsn)
 static XLogRecPtr
 durable_position(void)
 {
-	XLogRecPtr	durable = GetFlushRecPtr(NULL);
+	XLogRecPtr durable = GetFlushRecPtr(NULL);
 
 	if (SyncRepRequested() && SS_SYNC_STANDBYS_DEFINED(WalSndCtl))
 	{
-		int			mode;
+		int mode;
 
 		switch (synchronous_commit)
 		{
@@ -145,7 +145,7 @@ durable_position(void)
 		if (mode != SYNC_REP_NO_WAIT)
 		{
 			/* An aligned 8-byte load that only grows: no lock is needed to read a lower bound. */
-			XLogRecPtr	confirmed = ((volatile WalSndCtlData *) WalSndCtl)->lsn[mode];
+			XLogRecPtr confirmed = ((volatile WalSndCtlData *) WalSndCtl)->lsn[mode];
 
 			durable = Min(durable, confirmed);
 		}
@@ -156,8 +156,8 @@ durable_position(void)
 int
 ss_settle_acks_send(SsAcks *acks, SsRedis *redis, bool flush)
 {
-	XLogRecPtr	durable;
-	int			commands = 0;
+	XLogRecPtr durable;
+	int		   commands = 0;
 
 	if (!acks->head)
 		return 0;
@@ -167,11 +167,11 @@ ss_settle_acks_send(SsAcks *acks, SsRedis *redis, bool flush)
 	SS_FAULT("before-ack");
 	while (acks->head && acks->head->lsn <= durable)
 	{
-		AckBatch   *entry = acks->head;
+		AckBatch *entry = acks->head;
 
 		for (int i = 0; i < entry->nruns; i++)
 		{
-			AckRun	   *run = &entry->runs[i];
+			AckRun *run = &entry->runs[i];
 
 			for (int sent = 0; sent < run->count; sent += MAX_ACK_IDS)
 			{

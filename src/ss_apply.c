@@ -23,8 +23,8 @@
 #include "ss_identity.h"
 #include "ss_peek.h"
 
-#define REPLY_LIMIT		((Size) 512 * 1024 * 1024)
-#define MAX_PREVIEW		10000
+#define REPLY_LIMIT ((Size) 512 * 1024 * 1024)
+#define MAX_PREVIEW 10000
 
 static const char *
 outcome_name(SsOutcome outcome)
@@ -54,9 +54,9 @@ outcome_name(SsOutcome outcome)
 static TupleDesc
 shown_columns(const SsMapping *mapping, int **attnos)
 {
-	TupleDesc	desc = ss_mapping_desc(mapping);
-	int			n = 0;
-	TupleDesc	shown;
+	TupleDesc desc = ss_mapping_desc(mapping);
+	int		  n = 0;
+	TupleDesc shown;
 
 	*attnos = palloc_array(int, desc->natts);
 	for (int i = 0; i < desc->natts; i++)
@@ -72,10 +72,10 @@ shown_columns(const SsMapping *mapping, int **attnos)
 static Datum
 row_as_jsonb(TupleDesc shown, const int *attnos, const SsRow *row)
 {
-	Datum	   *values = palloc_array(Datum, shown->natts + 1);
-	bool	   *isnull = palloc_array(bool, shown->natts + 1);
-	HeapTuple	tuple;
-	Datum		json;
+	Datum	 *values = palloc_array(Datum, shown->natts + 1);
+	bool	 *isnull = palloc_array(bool, shown->natts + 1);
+	HeapTuple tuple;
+	Datum	  json;
 
 	for (int i = 0; i < shown->natts; i++)
 	{
@@ -91,12 +91,12 @@ row_as_jsonb(TupleDesc shown, const int *attnos, const SsRow *row)
 static void
 run_and_report(SsRun *run, SsBatch *batch, bool keep_dead_letters, ReturnSetInfo *rsinfo)
 {
-	SsRow	   *rows;
-	int			nrows;
-	int			at = 0;
-	int			refusal = 0;
-	TupleDesc	shown;
-	int		   *attnos;
+	SsRow		 *rows;
+	int			  nrows;
+	int			  at = 0;
+	int			  refusal = 0;
+	TupleDesc	  shown;
+	int			 *attnos;
 	MemoryContext scratch;
 	MemoryContext saved;
 
@@ -110,9 +110,9 @@ run_and_report(SsRun *run, SsBatch *batch, bool keep_dead_letters, ReturnSetInfo
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink results", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < batch->nentries; i++)
 	{
-		SsEntry    *entry = &batch->entries[i];
-		Datum		values[6] = {0};
-		bool		nulls[6] = {false, false, true, false, true, true};
+		SsEntry *entry = &batch->entries[i];
+		Datum	 values[6] = {0};
+		bool	 nulls[6] = {false, false, true, false, true, true};
 
 		saved = MemoryContextSwitchTo(scratch);
 		values[0] = CStringGetTextDatum(entry->stream->name);
@@ -145,7 +145,7 @@ run_and_report(SsRun *run, SsBatch *batch, bool keep_dead_letters, ReturnSetInfo
 static void
 set_string(SsReply *reply, JsonbValue *value)
 {
-	char	   *text;
+	char *text;
 
 	memset(reply, 0, sizeof(*reply));
 	reply->type = SS_REPLY_STRING;
@@ -153,7 +153,7 @@ set_string(SsReply *reply, JsonbValue *value)
 		text = pnstrdup(value->val.string.val, value->val.string.len);
 	else
 	{
-		Jsonb	   *jsonb = JsonbValueToJsonb(value);
+		Jsonb *jsonb = JsonbValueToJsonb(value);
 
 		text = JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
 	}
@@ -166,11 +166,11 @@ set_string(SsReply *reply, JsonbValue *value)
 static SsReply *
 entry_fields(JsonbValue *object, SsEntryId *id)
 {
-	SsReply    *fields = palloc0_object(SsReply);
-	JsonbIterator *it;
-	JsonbValue	value;
+	SsReply			  *fields = palloc0_object(SsReply);
+	JsonbIterator	  *it;
+	JsonbValue		   value;
 	JsonbIteratorToken token;
-	Jsonb	   *jsonb;
+	Jsonb			  *jsonb;
 
 	if (object->type != jbvBinary || !JsonContainerIsObject(object->val.binary.data))
 		ereport(ERROR,
@@ -182,7 +182,7 @@ entry_fields(JsonbValue *object, SsEntryId *id)
 	it = JsonbIteratorInit(&jsonb->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
-		JsonbValue	key;
+		JsonbValue key;
 
 		if (token != WJB_KEY)
 			continue;
@@ -208,11 +208,11 @@ entry_fields(JsonbValue *object, SsEntryId *id)
 static void
 add_given(SsBatch *batch, SsStream *stream, Jsonb *entries)
 {
-	JsonbIterator *it;
-	JsonbValue	value;
+	JsonbIterator	  *it;
+	JsonbValue		   value;
 	JsonbIteratorToken token;
-	SsEntryId	id;
-	MemoryContext saved;
+	SsEntryId		   id;
+	MemoryContext	   saved;
 
 	if (!JB_ROOT_IS_ARRAY(entries) || JB_ROOT_IS_SCALAR(entries))
 		ereport(ERROR,
@@ -224,8 +224,8 @@ add_given(SsBatch *batch, SsStream *stream, Jsonb *entries)
 	it = JsonbIteratorInit(&entries->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
-		SsEntryId	given = id;
-		SsReply    *fields;
+		SsEntryId given = id;
+		SsReply	 *fields;
 
 		if (token != WJB_ELEM)
 			continue;
@@ -239,7 +239,7 @@ add_given(SsBatch *batch, SsStream *stream, Jsonb *entries)
 static SsStream *
 given_stream(SsRun *run, char *name)
 {
-	SsStream   *stream = palloc0_object(SsStream);
+	SsStream *stream = palloc0_object(SsStream);
 
 	if (!name && run->tmpl->nplaceholders > 0)
 		ereport(ERROR,
@@ -273,8 +273,8 @@ name_argument(FunctionCallInfo fcinfo)
 static SsRun *
 open_locked(const char *name)
 {
-	SsRun	   *run = ss_run_load_by_name(name, CurrentMemoryContext);
-	int32		id = run->pipeline->id;
+	SsRun *run = ss_run_load_by_name(name, CurrentMemoryContext);
+	int32  id = run->pipeline->id;
 
 	ss_identity_check(run->pipeline);
 	ss_run_free(run);
@@ -295,10 +295,10 @@ SS_SQL_FUNCTION(streamsink_apply);
 Datum
 streamsink_apply(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
-	SsIdentity	identity;
-	SsRun	   *run;
-	SsBatch    *batch;
+	char	  *name = name_argument(fcinfo);
+	SsIdentity identity;
+	SsRun	  *run;
+	SsBatch	  *batch;
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -323,15 +323,15 @@ streamsink_apply(PG_FUNCTION_ARGS)
 static void
 peek_entries(SsRedis *redis, SsRun *run, SsBatch *batch, int n)
 {
-	List	   *streams = ss_peek_streams(redis, run, 0);
-	ListCell   *cell;
+	List	 *streams = ss_peek_streams(redis, run, 0);
+	ListCell *cell;
 
 	foreach(cell, streams)
 	{
-		SsStream   *stream = lfirst(cell);
+		SsStream	 *stream = lfirst(cell);
 		SsStreamState state;
-		SsGroupInfo group;
-		SsEntryId	after = SS_ENTRYID_MIN;
+		SsGroupInfo	  group;
+		SsEntryId	  after = SS_ENTRYID_MIN;
 
 		CHECK_FOR_INTERRUPTS();
 		if (batch->nentries >= n)
@@ -354,14 +354,14 @@ SS_SQL_FUNCTION(streamsink_preview);
 Datum
 streamsink_preview(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
-	int			n = PG_ARGISNULL(1) ? 10 : PG_GETARG_INT32(1);
+	char		 *name = name_argument(fcinfo);
+	int			  n = PG_ARGISNULL(1) ? 10 : PG_GETARG_INT32(1);
 	MemoryContext outer = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	SsIdentity	identity;
-	SsRun	   *run;
-	SsBatch    *batch;
-	SsRedis    *redis;
+	SsIdentity	  identity;
+	SsRun		 *run;
+	SsBatch		 *batch;
+	SsRedis		 *redis;
 
 	if (n < 0 || n > MAX_PREVIEW)
 		ereport(ERROR,
@@ -387,7 +387,7 @@ streamsink_preview(PG_FUNCTION_ARGS)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(outer);
 		error = CopyErrorData();

@@ -19,9 +19,9 @@
 typedef struct SsChange
 {
 	struct SsChange *next;
-	int32		pipeline_id;	/* 0: only the outbox, or all pipelines of the database */
-	bool		control;
-	bool		outbox;
+	int32			 pipeline_id; /* 0: only the outbox, or all pipelines of the database */
+	bool			 control;
+	bool			 outbox;
 	SubTransactionId subid;
 } SsChange;
 
@@ -31,7 +31,7 @@ static SsChange *changes = NULL;
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	SsChange   *change;
+	SsChange *change;
 
 	if (changes == NULL)
 		return;
@@ -59,7 +59,7 @@ end_transaction(XactEvent event, void *arg)
 static void
 end_subtransaction(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
 {
-	SsChange  **link = &changes;
+	SsChange **link = &changes;
 
 	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
@@ -80,10 +80,10 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid, SubTransactionId 
 void
 ss_shmem_changed_at_commit(int32 pipeline_id, bool with_outbox)
 {
-	static bool registered = false;
+	static bool		 registered = false;
 	SubTransactionId subid = GetCurrentSubTransactionId();
-	bool		control = pipeline_id != 0 || !with_outbox;
-	SsChange   *change;
+	bool			 control = pipeline_id != 0 || !with_outbox;
+	SsChange		*change;
 
 	if (!registered)
 	{
@@ -112,7 +112,7 @@ ss_shmem_changed_at_commit(int32 pipeline_id, bool with_outbox)
 bool
 ss_shmem_has_uncommitted_change(int32 pipeline_id)
 {
-	SsChange   *change;
+	SsChange *change;
 
 	for (change = changes; change != NULL; change = change->next)
 		if (change->control &&

@@ -12,10 +12,10 @@
 #include "ss_command.h"
 
 /* A kind byte, 20 digits and two line ends, rounded up. */
-#define OVERHEAD		32
+#define OVERHEAD 32
 
 /* Bytes sent already that are worth moving the rest for. */
-#define COMPACT_MIN		(64 * 1024)
+#define COMPACT_MIN (64 * 1024)
 
 /* Kind, number, line end: "*3\r\n". */
 static char *
@@ -31,12 +31,12 @@ put_header(char *p, char kind, uint64 number)
 bool
 ss_command_append(StringInfo out, int argc, const char *const *argv, const size_t *argvlen)
 {
-	Size		need = OVERHEAD;
-	char	   *p;
+	Size  need = OVERHEAD;
+	char *p;
 
 	for (int i = 0; i < argc; i++)
 	{
-		Size		len = argvlen ? argvlen[i] : strlen(argv[i]);
+		Size len = argvlen ? argvlen[i] : strlen(argv[i]);
 
 		if (len >= MaxAllocSize || (need += len + OVERHEAD) >= MaxAllocSize)
 			return false;
@@ -54,7 +54,7 @@ ss_command_append(StringInfo out, int argc, const char *const *argv, const size_
 	p = put_header(out->data + out->len, '*', argc);
 	for (int i = 0; i < argc; i++)
 	{
-		Size		len = argvlen ? argvlen[i] : strlen(argv[i]);
+		Size len = argvlen ? argvlen[i] : strlen(argv[i]);
 
 		p = put_header(p, '$', len);
 		memcpy(p, argv[i], len);

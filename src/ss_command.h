@@ -15,4 +15,4 @@
  */
 extern bool ss_command_append(StringInfo out, int argc, const char *const *argv, const size_t *argvlen);
 
-#endif							/* SS_COMMAND_H */
+#endif /* SS_COMMAND_H */

@@ -25,7 +25,7 @@
  */
 #define SS_SQL_FUNCTION(name) \
 	extern SS_EXPORT const Pg_finfo_record *pg_finfo_##name(void); \
-	extern SS_EXPORT Datum name(PG_FUNCTION_ARGS); \
+	extern SS_EXPORT Datum					name(PG_FUNCTION_ARGS); \
 	PG_FUNCTION_INFO_V1(name)
 
 /* 17 renamed the roles that may be connected as without the LOGIN attribute. */
@@ -51,23 +51,23 @@
 #include <hiredis/sds.h>
 
 #if HIREDIS_MAJOR >= 1
-typedef size_t ss_compat_count;	/* createArray's number of elements */
+typedef size_t ss_compat_count; /* createArray's number of elements */
 #define SS_COMPAT_RESP3_FUNCTIONS(double_function, bool_function) \
 	.createDouble = (double_function), .createBool = (bool_function),
-#define ss_compat_reader_task(reader)	((reader)->task[(reader)->ridx])
+#define ss_compat_reader_task(reader) ((reader)->task[(reader)->ridx])
 #else
-typedef int ss_compat_count;
+typedef int	 ss_compat_count;
 #define SS_COMPAT_RESP3_FUNCTIONS(double_function, bool_function)
-#define ss_compat_reader_task(reader)	(&(reader)->rstack[(reader)->ridx])
+#define ss_compat_reader_task(reader) (&(reader)->rstack[(reader)->ridx])
 #endif
-#endif							/* SS_NEED_HIREDIS */
+#endif /* SS_NEED_HIREDIS */
 
 /* A named wait event from 17 on; cache is a static variable of the caller, 0 at first. */
 #if PG_VERSION_NUM >= 170000
 #define ss_compat_wait_event(cache, name) \
 	((cache) != 0 ? (cache) : ((cache) = WaitEventExtensionNew(name)))
 #else
-#define ss_compat_wait_event(cache, name)	((void) (cache), PG_WAIT_EXTENSION)
+#define ss_compat_wait_event(cache, name) ((void) (cache), PG_WAIT_EXTENSION)
 #endif
 
 /* 16 has one function for all kinds of objects. */
@@ -90,7 +90,8 @@ typedef int ss_compat_count;
 
 #ifndef ereturn
 #define ereturn(context, dummy_value, ...) \
-	do { \
+	do \
+	{ \
 		(void) (context); \
 		ereport(ERROR, __VA_ARGS__); \
 	} while (0)
@@ -109,13 +110,13 @@ typedef int ss_compat_count;
 /* From 16 on actions return whether to go on; SS_JSON_CONTINUE ends an action. */
 #if PG_VERSION_NUM >= 160000
 typedef JsonParseErrorType ss_compat_json_result;
-#define SS_JSON_CONTINUE	return JSON_SUCCESS
+#define SS_JSON_CONTINUE return JSON_SUCCESS
 #define ss_compat_json_untranslatable(error) \
 	((error) == JSON_UNICODE_CODE_POINT_ZERO || (error) == JSON_UNICODE_HIGH_ESCAPE || \
 	 (error) == JSON_UNICODE_UNTRANSLATABLE)
 #else
 typedef void ss_compat_json_result;
-#define SS_JSON_CONTINUE	return
+#define SS_JSON_CONTINUE return
 #define ss_compat_json_untranslatable(error) \
 	((error) == JSON_UNICODE_CODE_POINT_ZERO || (error) == JSON_UNICODE_HIGH_ESCAPE)
 #endif
@@ -128,16 +129,16 @@ typedef void ss_compat_json_result;
 #define ss_compat_json_lexer(json, len, need_escapes) \
 	makeJsonLexContextCstringLen(unconstify(char *, (json)), (int) (len), GetDatabaseEncoding(), (need_escapes))
 #endif
-#endif							/* SS_NEED_JSON */
+#endif /* SS_NEED_JSON */
 
 /* ---- definition and control ---- */
 
 /* 16 (and late minor releases of 15) have typed palloc. */
 #ifndef palloc_object
-#define palloc_object(type)			((type *) palloc(sizeof(type)))
-#define palloc0_object(type)		((type *) palloc0(sizeof(type)))
-#define palloc_array(type, count)	((type *) palloc(sizeof(type) * (count)))
-#define palloc0_array(type, count)	((type *) palloc0(sizeof(type) * (count)))
+#define palloc_object(type)		   ((type *) palloc(sizeof(type)))
+#define palloc0_object(type)	   ((type *) palloc0(sizeof(type)))
+#define palloc_array(type, count)  ((type *) palloc(sizeof(type) * (count)))
+#define palloc0_array(type, count) ((type *) palloc0(sizeof(type) * (count)))
 #endif
 
 #if PG_VERSION_NUM >= 160000
@@ -153,9 +154,9 @@ typedef void ss_compat_json_result;
 
 /* 16 can report a malformed name softly; ERROR is what we want. */
 #ifdef SS_HAVE_SOFT_ERRORS
-#define ss_compat_name_list(string)	stringToQualifiedNameList((string), NULL)
+#define ss_compat_name_list(string) stringToQualifiedNameList((string), NULL)
 #else
-#define ss_compat_name_list(string)	stringToQualifiedNameList(string)
+#define ss_compat_name_list(string) stringToQualifiedNameList(string)
 #endif
 
 /* ---- input functions ---- */
@@ -189,7 +190,7 @@ ss_compat_input(FmgrInfo *function, char *str, Oid ioparam, int32 typmod, Datum 
 	return true;
 }
 #endif
-#endif							/* SS_NEED_INPUT */
+#endif /* SS_NEED_INPUT */
 
 /* ---- processes and shared memory ---- */
 
@@ -201,6 +202,6 @@ ss_compat_input(FmgrInfo *function, char *str, Oid ioparam, int32 typmod, Datum 
 #endif
 
 /* 15.4 marks databases whose DROP was interrupted (catalog/pg_database.h). */
-#define SS_DATCONNLIMIT_INVALID_DB	(-2)
+#define SS_DATCONNLIMIT_INVALID_DB (-2)
 
-#endif							/* SS_COMPAT_H */
+#endif /* SS_COMPAT_H */

@@ -38,14 +38,14 @@
 #include "ss_worker.h"
 
 /* What is read at once. */
-#define PAGE_ROWS		64
-#define PAGE_BYTES		(16 * 1024 * 1024)
+#define PAGE_ROWS  64
+#define PAGE_BYTES (16 * 1024 * 1024)
 
 /* Connections that are kept open. */
-#define MAX_OPEN		16
+#define MAX_OPEN 16
 
 /* The first wait after a failure; doubled by each further one up to streamsink.backoff_max. */
-#define FIRST_BACKOFF_MS	1000
+#define FIRST_BACKOFF_MS 1000
 
 /* Replies are short: a status, an id, a number or an error. */
 #define MAX_REPLY_BYTES (64 * 1024)
@@ -54,9 +54,9 @@
 typedef struct Command
 {
 	const char *kind;
-	const char *words[2];		/* the second may be NULL */
+	const char *words[2]; /* the second may be NULL */
 	int			min_args;
-	bool		removes;		/* what is gone already is as good as removed */
+	bool		removes; /* what is gone already is as good as removed */
 } Command;
 
 static const Command commands[] = {
@@ -69,22 +69,22 @@ static const Command commands[] = {
 /* A server as one role reaches it. */
 typedef struct Channel
 {
-	char	   *server;
-	char	   *role;
-	SsRedis    *redis;			/* or NULL */
-	bool		down;			/* nothing more goes there in this pass */
-	List	   *blocked;		/* keys (char *) that are left alone in this pass */
+	char	*server;
+	char	*role;
+	SsRedis *redis;	  /* or NULL */
+	bool	 down;	  /* nothing more goes there in this pass */
+	List	*blocked; /* keys (char *) that are left alone in this pass */
 } Channel;
 
 typedef struct Courier
 {
-	MemoryContext cxt;			/* channels */
-	MemoryContext page;			/* rows; reset for each page */
-	MemoryContext work;			/* one command; reset for each */
-	List	   *channels;
-	int			open;
-	bool		more;			/* rows are left */
-	TimestampTz retry_at;		/* when to try them again */
+	MemoryContext cxt;	/* channels */
+	MemoryContext page; /* rows; reset for each page */
+	MemoryContext work; /* one command; reset for each */
+	List		 *channels;
+	int			  open;
+	bool		  more;		/* rows are left */
+	TimestampTz	  retry_at; /* when to try them again */
 } Courier;
 
 /* ---- transactions ---- */
@@ -104,7 +104,7 @@ begin_transaction(void)
 static void
 flush_log(void)
 {
-	XLogRecPtr	end = GetXLogInsertRecPtr();
+	XLogRecPtr end = GetXLogInsertRecPtr();
 
 	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
 		end -= SizeOfXLogLongPHD;
@@ -117,7 +117,7 @@ flush_log(void)
 static List *
 read_page(Courier *courier, int64 after)
 {
-	List	   *rows;
+	List *rows;
 
 	MemoryContextReset(courier->page);
 	begin_transaction();
@@ -161,8 +161,8 @@ fail_row(Courier *courier, const SsOutboxRow *row, const char *error)
 static Channel *
 get_channel(Courier *courier, const SsOutboxRow *row)
 {
-	Channel    *channel;
-	ListCell   *lc;
+	Channel	 *channel;
+	ListCell *lc;
 
 	foreach(lc, courier->channels)
 	{
@@ -180,7 +180,7 @@ get_channel(Courier *courier, const SsOutboxRow *row)
 static void
 close_channel(Courier *courier, Channel *channel)
 {
-	SsRedis    *redis = channel->redis;
+	SsRedis *redis = channel->redis;
 
 	if (redis == NULL)
 		return;
@@ -194,8 +194,8 @@ static void
 open_channel(Courier *courier, Channel *channel)
 {
 	SsRedisParams *params;
-	Oid			role;
-	ListCell   *lc;
+	Oid			   role;
+	ListCell	  *lc;
 
 	if (channel->redis != NULL)
 		return;
@@ -220,7 +220,7 @@ open_channel(Courier *courier, Channel *channel)
 static bool
 is_blocked(const Channel *channel, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (channel->down)
 		return true;
@@ -238,7 +238,7 @@ is_blocked(const Channel *channel, const char *name)
 static const Command *
 find_command(const SsOutboxRow *row)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < lengthof(commands); i++)
 	{
@@ -255,30 +255,30 @@ is_gone(const SsReply *reply)
 	static const char no_key[] = "ERR The XGROUP subcommand requires the key to exist";
 
 	return ss_reply_error_is(reply, "NOGROUP") || ss_reply_error_is(reply, "WRONGTYPE") ||
-		strncmp(reply->str, no_key, sizeof(no_key) - 1) == 0;
+		   strncmp(reply->str, no_key, sizeof(no_key) - 1) == 0;
 }
 
 /* Would every command fail like this now, whatever its key? */
 static bool
 is_servers_fault(const SsReply *reply)
 {
-	int			sqlstate = ss_reply_sqlstate(reply);
+	int sqlstate = ss_reply_sqlstate(reply);
 
 	return sqlstate == ERRCODE_CANNOT_CONNECT_NOW || sqlstate == ERRCODE_INVALID_PASSWORD ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
+		   ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
 }
 
 /* Send one row's command and wait for the answer: NULL if it is done, else the error reply. */
 static const SsReply *
 send_row(Courier *courier, Channel *channel, const Command *command, const SsOutboxRow *row)
 {
-	int			nwords = command->words[1] != NULL ? 2 : 1;
-	int			argc = nwords + 1 + row->nargs;
+	int			 nwords = command->words[1] != NULL ? 2 : 1;
+	int			 argc = nwords + 1 + row->nargs;
 	const char **argv;
-	size_t	   *lengths;
-	SsArena		arena;
-	SsReply    *reply;
-	int			i;
+	size_t		*lengths;
+	SsArena		 arena;
+	SsReply		*reply;
+	int			 i;
 
 	open_channel(courier, channel);
 
@@ -329,7 +329,7 @@ try_row(Courier *courier, Channel *channel, const SsOutboxRow *row)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata;
+		ErrorData *edata;
 
 		MemoryContextSwitchTo(courier->work);
 		edata = CopyErrorData();
@@ -359,7 +359,7 @@ try_row(Courier *courier, Channel *channel, const SsOutboxRow *row)
 static void
 carry_row(Courier *courier, const SsOutboxRow *row)
 {
-	Channel    *channel = get_channel(courier, row);
+	Channel	   *channel = get_channel(courier, row);
 	const char *error;
 
 	if (is_blocked(channel, row->name))
@@ -387,12 +387,12 @@ carry_row(Courier *courier, const SsOutboxRow *row)
 static void
 carry_outbox(Courier *courier)
 {
-	int64		after = 0;
-	List	   *rows;
+	int64 after = 0;
+	List *rows;
 
 	while ((rows = read_page(courier, after)) != NIL)
 	{
-		ListCell   *lc;
+		ListCell *lc;
 
 		foreach(lc, rows)
 		{
@@ -424,7 +424,7 @@ SS_EXPORT void
 streamsink_courier_main(Datum main_arg)
 {
 	SsWorkerArgs args;
-	Courier		courier = {0};
+	Courier		 courier = {0};
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();

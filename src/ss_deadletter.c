@@ -28,7 +28,7 @@
 #include "ss_rawfields.h"
 
 /* Bytes kept of a message. */
-#define MAX_MESSAGE_BYTES	8192
+#define MAX_MESSAGE_BYTES 8192
 
 enum
 {
@@ -69,7 +69,7 @@ enum
 static Datum
 message_datum(const char *message)
 {
-	int			len;
+	int len;
 
 	if (message == NULL)
 		message = "";
@@ -106,8 +106,8 @@ static void
 insert_attempt(Relation attempts, CatalogIndexState indexes, int64 id, int32 attempt,
 			   const SsRefusal *refusal, TimestampTz now)
 {
-	Datum		values[ATTEMPT_NCOLUMNS];
-	bool		nulls[ATTEMPT_NCOLUMNS] = {0};
+	Datum values[ATTEMPT_NCOLUMNS];
+	bool  nulls[ATTEMPT_NCOLUMNS] = {0};
 
 	values[ATTEMPT_dead_letter - 1] = Int64GetDatum(id);
 	values[ATTEMPT_attempt - 1] = Int32GetDatum(attempt);
@@ -122,10 +122,10 @@ static HeapTuple
 form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntry *entry,
 			const SsRefusal *refusal, TimestampTz now)
 {
-	Datum		values[LETTER_NCOLUMNS] = {0};
-	bool		nulls[LETTER_NCOLUMNS] = {0};
-	SsEntryId	entry_id = entry->id;
-	int			cut;
+	Datum	  values[LETTER_NCOLUMNS] = {0};
+	bool	  nulls[LETTER_NCOLUMNS] = {0};
+	SsEntryId entry_id = entry->id;
+	int		  cut;
 
 	values[LETTER_id - 1] = Int64GetDatum(id);
 	values[LETTER_pipeline - 1] = Int32GetDatum(pipeline->id);
@@ -152,14 +152,14 @@ form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntr
 void
 ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 {
-	Relation	letters;
-	Relation	attempts;
+	Relation		  letters;
+	Relation		  attempts;
 	CatalogIndexState letter_indexes;
 	CatalogIndexState attempt_indexes;
-	MemoryContext work;
-	MemoryContext oldcontext;
-	TimestampTz now = GetCurrentTimestamp();
-	int			i;
+	MemoryContext	  work;
+	MemoryContext	  oldcontext;
+	TimestampTz		  now = GetCurrentTimestamp();
+	int				  i;
 
 	if (batch->nrefusals == 0)
 		return;
@@ -174,7 +174,7 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 	for (i = 0; i < batch->nrefusals; i++)
 	{
 		const SsRefusal *refusal = &batch->refusals[i];
-		int64		id = ss_catalog_nextval("dead_letter_id_seq");
+		int64			 id = ss_catalog_nextval("dead_letter_id_seq");
 
 		CHECK_FOR_INTERRUPTS();
 		CatalogTupleInsertWithInfo(letters,
@@ -229,7 +229,7 @@ ss_deadletter_ids(int32 pipeline_id, int64 **ids)
 	scan = systable_beginscan_ordered(letters, index, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
-		bool		isnull;
+		bool isnull;
 
 		CHECK_FOR_INTERRUPTS();
 		if (n == capacity)
@@ -248,15 +248,15 @@ ss_deadletter_ids(int32 pipeline_id, int64 **ids)
 SsDeadLetter *
 ss_deadletter_fetch(int64 id)
 {
-	Relation	letters = ss_catalog_open("dead_letter", AccessShareLock, false);
-	SysScanDesc scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
-	HeapTuple	tuple = systable_getnext(scan);
+	Relation	  letters = ss_catalog_open("dead_letter", AccessShareLock, false);
+	SysScanDesc	  scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
+	HeapTuple	  tuple = systable_getnext(scan);
 	SsDeadLetter *letter = NULL;
 
 	if (HeapTupleIsValid(tuple))
 	{
-		Datum		values[LETTER_NCOLUMNS];
-		bool		nulls[LETTER_NCOLUMNS];
+		Datum values[LETTER_NCOLUMNS];
+		bool  nulls[LETTER_NCOLUMNS];
 
 		heap_deform_tuple(tuple, RelationGetDescr(letters), values, nulls);
 		letter = palloc0(sizeof(SsDeadLetter));
@@ -271,7 +271,7 @@ ss_deadletter_fetch(int64 id)
 			letter->fields = ss_rawfields_from_jsonb(DatumGetJsonbPCopy(values[LETTER_edited - 1]));
 		else
 		{
-			ArrayType  *raw = DatumGetArrayTypeP(values[LETTER_raw - 1]);
+			ArrayType *raw = DatumGetArrayTypeP(values[LETTER_raw - 1]);
 
 			letter->fields = ss_rawfields_to_reply(raw);
 			if ((Pointer) raw != DatumGetPointer(values[LETTER_raw - 1]))
@@ -355,8 +355,8 @@ update_letter(int64 id, const Datum *values, const bool *nulls, const bool *repl
 
 	if (found)
 	{
-		HeapTuple	changed = heap_modify_tuple(tuple, RelationGetDescr(letters), unconstify(Datum *, values),
-												unconstify(bool *, nulls), unconstify(bool *, replace));
+		HeapTuple changed = heap_modify_tuple(tuple, RelationGetDescr(letters), unconstify(Datum *, values),
+											  unconstify(bool *, nulls), unconstify(bool *, replace));
 
 		CatalogTupleUpdate(letters, &tuple->t_self, changed);
 		heap_freetuple(changed);
@@ -370,14 +370,14 @@ update_letter(int64 id, const Datum *values, const bool *nulls, const bool *repl
 bool
 ss_deadletter_fail_again(int64 id, const SsRefusal *refusal)
 {
-	Datum		values[LETTER_NCOLUMNS] = {0};
-	bool		nulls[LETTER_NCOLUMNS] = {0};
-	bool		replace[LETTER_NCOLUMNS] = {0};
-	TimestampTz now = GetCurrentTimestamp();
-	int32		attempt;
-	Relation	attempts;
+	Datum			  values[LETTER_NCOLUMNS] = {0};
+	bool			  nulls[LETTER_NCOLUMNS] = {0};
+	bool			  replace[LETTER_NCOLUMNS] = {0};
+	TimestampTz		  now = GetCurrentTimestamp();
+	int32			  attempt;
+	Relation		  attempts;
 	CatalogIndexState indexes;
-	int			column;
+	int				  column;
 
 	if (!read_int32(id, LETTER_attempts, &attempt))
 		return false;
@@ -404,9 +404,9 @@ ss_deadletter_fail_again(int64 id, const SsRefusal *refusal)
 bool
 ss_deadletter_edit(int64 id, Jsonb *fields)
 {
-	Datum		values[LETTER_NCOLUMNS] = {0};
-	bool		nulls[LETTER_NCOLUMNS] = {0};
-	bool		replace[LETTER_NCOLUMNS] = {0};
+	Datum values[LETTER_NCOLUMNS] = {0};
+	bool  nulls[LETTER_NCOLUMNS] = {0};
+	bool  replace[LETTER_NCOLUMNS] = {0};
 
 	if (fields != NULL && !JB_ROOT_IS_OBJECT(fields))
 		ereport(ERROR,
@@ -435,9 +435,9 @@ ss_deadletter_delete_before(int32 pipeline_id, TimestampTz before)
 	scan = begin_letter_scan(letters, LETTER_pipeline, Int32GetDatum(pipeline_id));
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		TupleDesc	desc = RelationGetDescr(letters);
-		bool		isnull;
-		int64		id = DatumGetInt64(heap_getattr(tuple, LETTER_id, desc, &isnull));
+		TupleDesc desc = RelationGetDescr(letters);
+		bool	  isnull;
+		int64	  id = DatumGetInt64(heap_getattr(tuple, LETTER_id, desc, &isnull));
 
 		CHECK_FOR_INTERRUPTS();
 		if (!TIMESTAMP_IS_NOEND(before) &&

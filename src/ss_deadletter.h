@@ -16,14 +16,14 @@
 /* One dead letter, in the context it was fetched in. */
 typedef struct SsDeadLetter
 {
-	int64		id;
-	int32		pipeline;
-	char	   *stream;
-	SsEntryId	entry_id;
-	SsReply    *fields;			/* as ss_batch_add takes them: the edited ones, else those received */
-	bool		edited;
-	bool		truncated;		/* the entry is kept in part only */
-	int32		attempts;
+	int64	  id;
+	int32	  pipeline;
+	char	 *stream;
+	SsEntryId entry_id;
+	SsReply	 *fields; /* as ss_batch_add takes them: the edited ones, else those received */
+	bool	  edited;
+	bool	  truncated; /* the entry is kept in part only */
+	int32	  attempts;
 } SsDeadLetter;
 
 /*
@@ -59,4 +59,4 @@ extern int64 ss_deadletter_delete_before(int32 pipeline_id, TimestampTz before);
 /* Delete all dead letters of a pipeline with their history.  Takes the lock. */
 extern void ss_deadletter_delete_all(int32 pipeline_id);
 
-#endif							/* SS_DEADLETTER_H */
+#endif /* SS_DEADLETTER_H */

@@ -31,11 +31,11 @@ static int64
 open_view_row(FunctionCallInfo fcinfo, TriggerEvent event)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	AttrNumber	column;
-	bool		isnull;
-	int64		id;
-	int32		pipeline_id;
-	SsPipeline *pipeline;
+	AttrNumber	 column;
+	bool		 isnull;
+	int64		 id;
+	int32		 pipeline_id;
+	SsPipeline	*pipeline;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_INSTEAD(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
@@ -66,7 +66,7 @@ open_view_row(FunctionCallInfo fcinfo, TriggerEvent event)
 Datum
 streamsink_dead_letters_delete(PG_FUNCTION_ARGS)
 {
-	int64		id = open_view_row(fcinfo, TRIGGER_EVENT_DELETE);
+	int64		 id = open_view_row(fcinfo, TRIGGER_EVENT_DELETE);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	/* NULL: somebody else dealt with it, the row does not count */
@@ -76,22 +76,22 @@ streamsink_dead_letters_delete(PG_FUNCTION_ARGS)
 Datum
 streamsink_dead_letters_update(PG_FUNCTION_ARGS)
 {
-	int64		id = open_view_row(fcinfo, TRIGGER_EVENT_UPDATE);
+	int64		 id = open_view_row(fcinfo, TRIGGER_EVENT_UPDATE);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
-	AttrNumber	fields = get_attnum(RelationGetRelid(trigger->tg_relation), "fields");
-	bool		edit = false;
-	bool		isnull;
-	Datum		value;
-	int			i;
+	TupleDesc	 desc = RelationGetDescr(trigger->tg_relation);
+	AttrNumber	 fields = get_attnum(RelationGetRelid(trigger->tg_relation), "fields");
+	bool		 edit = false;
+	bool		 isnull;
+	Datum		 value;
+	int			 i;
 
 	for (i = 1; i <= desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i - 1);
-		bool		old_isnull;
-		bool		new_isnull;
-		Datum		old_value = heap_getattr(trigger->tg_trigtuple, i, desc, &old_isnull);
-		Datum		new_value = heap_getattr(trigger->tg_newtuple, i, desc, &new_isnull);
+		bool			  old_isnull;
+		bool			  new_isnull;
+		Datum			  old_value = heap_getattr(trigger->tg_trigtuple, i, desc, &old_isnull);
+		Datum			  new_value = heap_getattr(trigger->tg_newtuple, i, desc, &new_isnull);
 
 		if (old_isnull == new_isnull &&
 			(old_isnull || datum_image_eq(old_value, new_value, attribute->attbyval, attribute->attlen)))

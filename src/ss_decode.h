@@ -10,20 +10,20 @@
 
 typedef enum SsFieldKind
 {
-	SS_FIELD_TEXT = 0,			/* bytes as they came */
-	SS_FIELD_JSON_STRING,		/* a JSON string's value, unescaped */
-	SS_FIELD_JSON_SCALAR,		/* number, true, false: its lexeme */
+	SS_FIELD_TEXT = 0,	  /* bytes as they came */
+	SS_FIELD_JSON_STRING, /* a JSON string's value, unescaped */
+	SS_FIELD_JSON_SCALAR, /* number, true, false: its lexeme */
 	SS_FIELD_JSON_NULL,
-	SS_FIELD_JSON_OBJECT,		/* its text */
-	SS_FIELD_JSON_ARRAY			/* its text */
+	SS_FIELD_JSON_OBJECT, /* its text */
+	SS_FIELD_JSON_ARRAY	  /* its text */
 } SsFieldKind;
 
 typedef struct SsField
 {
-	const char *name;			/* terminated; server encoding once verified */
+	const char *name; /* terminated; server encoding once verified */
 	uint32		name_len;
 	SsFieldKind kind;
-	const char *value;			/* terminated */
+	const char *value; /* terminated */
 	uint32		value_len;
 } SsField;
 
@@ -32,7 +32,7 @@ typedef struct SsField
  * len bytes in server encoding.  ERROR 22P02 (invalid JSON, or not an object), 22P05 (\u0000).
  * Numbers keep every digit: lexemes, never doubles.  Of doubled members the last counts.
  */
-extern int	ss_decode_payload(const char *json, size_t len, SsField **fields);
+extern int ss_decode_payload(const char *json, size_t len, SsField **fields);
 
 /* Bytes of a peer to a terminated server-encoding string (UTF-8 in, converted if needed).  ERROR 22021 for a NUL byte or bad bytes, 22P05 unmappable.  May return str itself. */
 extern char *ss_decode_text(const char *str, size_t len);
@@ -51,4 +51,4 @@ extern char *ss_decode_try_text(const char *str, size_t len);
  */
 extern Datum ss_decode_fields_jsonb(const SsEntry *entry);
 
-#endif							/* SS_DECODE_H */
+#endif /* SS_DECODE_H */

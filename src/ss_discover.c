@@ -25,11 +25,11 @@
 
 
 /* A look for new streams may take this part of the time at most: 1 / SCAN_SHARE. */
-#define SCAN_SHARE		20
+#define SCAN_SHARE 20
 
 typedef struct NameEntry
 {
-	const char *name;			/* key: pointer to a terminated string */
+	const char *name; /* key: pointer to a terminated string */
 	SsStream   *stream;
 } NameEntry;
 
@@ -58,7 +58,7 @@ is_mine(const SsPump *pump, const char *name)
 static SsStream *
 find_stream(const SsPump *pump, const char *name)
 {
-	NameEntry  *entry = hash_search(pump->by_name, &name, HASH_FIND, NULL);
+	NameEntry *entry = hash_search(pump->by_name, &name, HASH_FIND, NULL);
 
 	return entry ? entry->stream : NULL;
 }
@@ -67,12 +67,12 @@ find_stream(const SsPump *pump, const char *name)
 static void
 add_rows(SsPump *pump, List *rows)
 {
-	int			n = list_length(rows);
-	int32	   *ids = palloc_array(int32, n + 1);
-	SsEntryId  *highs = palloc_array(SsEntryId, n + 1);
+	int			  n = list_length(rows);
+	int32		 *ids = palloc_array(int32, n + 1);
+	SsEntryId	 *highs = palloc_array(SsEntryId, n + 1);
 	MemoryContext saved;
-	ListCell   *cell;
-	int			i = 0;
+	ListCell	 *cell;
+	int			  i = 0;
 
 	foreach(cell, rows)
 		ids[i++] = ((SsStreamRow *) lfirst(cell))->id;
@@ -83,13 +83,13 @@ add_rows(SsPump *pump, List *rows)
 	foreach(cell, rows)
 	{
 		SsStreamRow *row = lfirst(cell);
-		SsStream   *stream = palloc0_object(SsStream);
-		NameEntry  *entry;
-		bool		found;
-		int			at = i++;
+		SsStream	*stream = palloc0_object(SsStream);
+		NameEntry	*entry;
+		bool		 found;
+		int			 at = i++;
 
 		if (!ss_run_name_stream(pump->run, stream, pstrdup(row->name), pump->cxt))
-			continue;			/* the template was changed, this one belongs to the past */
+			continue; /* the template was changed, this one belongs to the past */
 		entry = hash_search(pump->by_name, &stream->name, HASH_ENTER, &found);
 		if (found)
 			continue;
@@ -116,10 +116,10 @@ add_rows(SsPump *pump, List *rows)
 void
 ss_discover_load(SsPump *pump)
 {
-	HASHCTL		ctl = {0};
-	List	   *rows;
-	List	   *mine = NIL;
-	ListCell   *cell;
+	HASHCTL	  ctl = {0};
+	List	 *rows;
+	List	 *mine = NIL;
+	ListCell *cell;
 
 	ctl.keysize = sizeof(char *);
 	ctl.entrysize = sizeof(NameEntry);
@@ -145,14 +145,14 @@ ss_discover_load(SsPump *pump)
 static void
 add_new(SsPump *pump, List *names)
 {
-	SsEntryId	start = SS_ENTRYID_MIN;
+	SsEntryId	  start = SS_ENTRYID_MIN;
 	MemoryContext outer = CurrentMemoryContext;
 	MemoryContext scratch;
 	MemoryContext saved;
-	List	   *rows = NIL;
-	List	   *mine = NIL;
-	ListCell   *cell;
-	const char *start_from = pump->run->pipeline->start_from;
+	List		 *rows = NIL;
+	List		 *mine = NIL;
+	ListCell	 *cell;
+	const char	 *start_from = pump->run->pipeline->start_from;
 
 	/* Streams found later begin at their beginning: nothing of them was there when the user chose. */
 	if (pump->first_scan || pump->run->tmpl->single)
@@ -226,13 +226,13 @@ static void
 take_keys(SsPump *pump, const SsReply *keys)
 {
 	MemoryContext saved;
-	List	   *names = NIL;
-	bool		complained = false;
+	List		 *names = NIL;
+	bool		  complained = false;
 
 	for (uint32 i = 0; i < keys->n; i++)
 	{
-		char	   *name = key_name(&keys->items[i], &complained);
-		SsStream   *known;
+		char	 *name = key_name(&keys->items[i], &complained);
+		SsStream *known;
 
 		if (!name || !ss_template_match(pump->run->tmpl, name, strlen(name), NULL))
 			continue;
@@ -249,7 +249,7 @@ take_keys(SsPump *pump, const SsReply *keys)
 		if (!known)
 			names = lappend(names, name);
 		else if (known->state == SS_STREAM_MISSING)
-			known->probe_at = 0;	/* it is back */
+			known->probe_at = 0; /* it is back */
 	}
 	if (names != NIL)
 		add_new(pump, names);
@@ -258,12 +258,12 @@ take_keys(SsPump *pump, const SsReply *keys)
 void
 ss_discover_step(SsPump *pump)
 {
-	MemoryContext scratch;
-	MemoryContext saved;
-	TimestampTz started = GetCurrentTimestamp();
-	SsArena		arena;
+	MemoryContext  scratch;
+	MemoryContext  saved;
+	TimestampTz	   started = GetCurrentTimestamp();
+	SsArena		   arena;
 	const SsReply *keys;
-	const char *cursor;
+	const char	  *cursor;
 
 	if (pump->run->tmpl->single)
 	{
@@ -290,7 +290,7 @@ ss_discover_step(SsPump *pump)
 	}
 	else
 	{
-		long		took = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+		long took = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 
 		if (pump->first_names != NIL)
 		{

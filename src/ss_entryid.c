@@ -19,17 +19,17 @@
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000)
 
 /* The last timestamp there is, in microseconds of PostgreSQL. */
-#define LAST_TIMESTAMP	(END_TIMESTAMP - 1)
+#define LAST_TIMESTAMP (END_TIMESTAMP - 1)
 
 /* OIDs as looked up last; valid is cleared by invalidations. */
 static struct
 {
-	bool		registered;
-	bool		valid;
-	Oid			entry_id;
-	Oid			range;
-	Oid			multirange;
-}			types;
+	bool registered;
+	bool valid;
+	Oid	 entry_id;
+	Oid	 range;
+	Oid	 multirange;
+} types;
 
 /* Read digits up to the end or the first other byte; false if there are none, or too many. */
 static bool
@@ -40,7 +40,7 @@ parse_number(const char **pos, const char *end, uint64 *result)
 
 	for (; p < end && *p >= '0' && *p <= '9'; p++)
 	{
-		uint64		digit = *p - '0';
+		uint64 digit = *p - '0';
 
 		if (value > (PG_UINT64_MAX - digit) / 10)
 			return false;
@@ -78,7 +78,7 @@ ss_entryid_parse(const char *str, size_t len, SsEntryId *result)
 int
 ss_entryid_print(SsEntryId id, char *buf)
 {
-	int			len = pg_ulltoa_n(id.ms, buf);
+	int len = pg_ulltoa_n(id.ms, buf);
 
 	buf[len++] = '-';
 	len += pg_ulltoa_n(id.seq, buf + len);
@@ -131,8 +131,8 @@ ss_entryid_time(SsEntryId id)
 SsEntryId
 ss_entryid_from_time(TimestampTz when)
 {
-	SsEntryId	id = SS_ENTRYID_MIN;
-	int64		ms;
+	SsEntryId id = SS_ENTRYID_MIN;
+	int64	  ms;
 
 	if (TIMESTAMP_IS_NOBEGIN(when))
 		return id;
@@ -169,7 +169,7 @@ find_type(const char *name, Oid namespace)
 static void
 look_up_types(void)
 {
-	Oid			namespace;
+	Oid namespace;
 
 	if (types.valid && OidIsValid(types.multirange))
 		return;

@@ -11,20 +11,20 @@
 
 typedef struct SsEntryId
 {
-	uint64		ms;				/* milliseconds since 1970-01-01 00:00 UTC */
-	uint64		seq;			/* counter within the millisecond */
+	uint64 ms;	/* milliseconds since 1970-01-01 00:00 UTC */
+	uint64 seq; /* counter within the millisecond */
 } SsEntryId;
 
 /* "18446744073709551615-18446744073709551615" and the terminator */
-#define SS_ENTRYID_MAXLEN	42
+#define SS_ENTRYID_MAXLEN 42
 
-#define SS_ENTRYID_MIN		((SsEntryId) {0, 0})
-#define SS_ENTRYID_MAX		((SsEntryId) {PG_UINT64_MAX, PG_UINT64_MAX})
+#define SS_ENTRYID_MIN ((SsEntryId){0, 0})
+#define SS_ENTRYID_MAX ((SsEntryId){PG_UINT64_MAX, PG_UINT64_MAX})
 
-#define PG_GETARG_ENTRYID_P(n)	((SsEntryId *) PG_GETARG_POINTER(n))
-#define PG_RETURN_ENTRYID_P(p)	PG_RETURN_POINTER(p)
-#define DatumGetEntryIdP(d)		((SsEntryId *) DatumGetPointer(d))
-#define EntryIdPGetDatum(p)		PointerGetDatum(p)
+#define PG_GETARG_ENTRYID_P(n) ((SsEntryId *) PG_GETARG_POINTER(n))
+#define PG_RETURN_ENTRYID_P(p) PG_RETURN_POINTER(p)
+#define DatumGetEntryIdP(d)	   ((SsEntryId *) DatumGetPointer(d))
+#define EntryIdPGetDatum(p)	   PointerGetDatum(p)
 
 /* -1, 0, 1: milliseconds first, then sequence. */
 static inline int
@@ -41,7 +41,7 @@ ss_entryid_compare(SsEntryId a, SsEntryId b)
 extern bool ss_entryid_parse(const char *str, size_t len, SsEntryId *result);
 
 /* Print as "ms-seq" with a terminator into buf, which has SS_ENTRYID_MAXLEN bytes; returns the length. */
-extern int	ss_entryid_print(SsEntryId id, char *buf);
+extern int ss_entryid_print(SsEntryId id, char *buf);
 
 /* The next (previous) id in order; false, and *result untouched, at the end of the range. */
 extern bool ss_entryid_next(SsEntryId id, SsEntryId *result);
@@ -59,8 +59,8 @@ extern SsEntryId ss_entryid_from_time(TimestampTz when);
  * invalidation of pg_type.  ERROR (undefined_object) when the extension is
  * gone.  Needs a transaction.
  */
-extern Oid	ss_entryid_type(void);
-extern Oid	ss_entryid_range_type(void);
-extern Oid	ss_entryid_multirange_type(void);
+extern Oid ss_entryid_type(void);
+extern Oid ss_entryid_range_type(void);
+extern Oid ss_entryid_multirange_type(void);
 
-#endif							/* SS_ENTRYID_H */
+#endif /* SS_ENTRYID_H */

@@ -44,7 +44,7 @@ SS_SQL_FUNCTION(streamsink_entry_id_range_subdiff);
 static Datum
 copy_datum(SsEntryId id)
 {
-	SsEntryId  *result = palloc(sizeof(SsEntryId));
+	SsEntryId *result = palloc(sizeof(SsEntryId));
 
 	*result = id;
 	return EntryIdPGetDatum(result);
@@ -61,8 +61,8 @@ compare_args(FunctionCallInfo fcinfo)
 Datum
 streamsink_entry_id_in(PG_FUNCTION_ARGS)
 {
-	char	   *str = PG_GETARG_CSTRING(0);
-	SsEntryId	id;
+	char	 *str = PG_GETARG_CSTRING(0);
+	SsEntryId id;
 
 	if (!ss_entryid_parse(str, strlen(str), &id))
 		ereturn(fcinfo->context, (Datum) 0,
@@ -76,7 +76,7 @@ streamsink_entry_id_in(PG_FUNCTION_ARGS)
 Datum
 streamsink_entry_id_out(PG_FUNCTION_ARGS)
 {
-	char	   *buf = palloc(SS_ENTRYID_MAXLEN);
+	char *buf = palloc(SS_ENTRYID_MAXLEN);
 
 	ss_entryid_print(*PG_GETARG_ENTRYID_P(0), buf);
 	PG_RETURN_CSTRING(buf);
@@ -85,8 +85,8 @@ streamsink_entry_id_out(PG_FUNCTION_ARGS)
 Datum
 streamsink_entry_id_recv(PG_FUNCTION_ARGS)
 {
-	StringInfo	buf = (StringInfo) PG_GETARG_POINTER(0);
-	SsEntryId	id;
+	StringInfo buf = (StringInfo) PG_GETARG_POINTER(0);
+	SsEntryId  id;
 
 	id.ms = (uint64) pq_getmsgint64(buf);
 	id.seq = (uint64) pq_getmsgint64(buf);
@@ -96,7 +96,7 @@ streamsink_entry_id_recv(PG_FUNCTION_ARGS)
 Datum
 streamsink_entry_id_send(PG_FUNCTION_ARGS)
 {
-	SsEntryId  *id = PG_GETARG_ENTRYID_P(0);
+	SsEntryId	  *id = PG_GETARG_ENTRYID_P(0);
 	StringInfoData buf;
 
 	pq_begintypsend(&buf);
@@ -178,7 +178,7 @@ compare_datums(Datum a, Datum b, SortSupport ssup)
 static Datum
 abbreviate_datum(Datum original, SortSupport ssup)
 {
-	SsEntryId  *id = DatumGetEntryIdP(original);
+	SsEntryId *id = DatumGetEntryIdP(original);
 
 	if (id->ms >> 48 != 0)
 		return (Datum) PG_UINT64_MAX;
@@ -244,7 +244,7 @@ streamsink_entry_time(PG_FUNCTION_ARGS)
 static Datum
 make_numeric(uint64 value)
 {
-	char		buf[MAXINT8LEN + 1];
+	char buf[MAXINT8LEN + 1];
 
 	if (value <= PG_INT64_MAX)
 		return NumericGetDatum(int64_to_numeric((int64) value));
@@ -275,13 +275,13 @@ streamsink_entry_seq(PG_FUNCTION_ARGS)
 Datum
 streamsink_entry_id_range_canonical(PG_FUNCTION_ARGS)
 {
-	RangeType  *range = PG_GETARG_RANGE_P(0);
+	RangeType	   *range = PG_GETARG_RANGE_P(0);
 	TypeCacheEntry *typcache = range_get_typcache(fcinfo, RangeTypeGetOid(range));
-	RangeBound	lower;
-	RangeBound	upper;
-	SsEntryId	first;
-	SsEntryId	end;
-	bool		empty;
+	RangeBound		lower;
+	RangeBound		upper;
+	SsEntryId		first;
+	SsEntryId		end;
+	bool			empty;
 
 	range_deserialize(typcache, range, &lower, &upper, &empty);
 	if (empty)
@@ -310,10 +310,10 @@ streamsink_entry_id_range_canonical(PG_FUNCTION_ARGS)
 Datum
 streamsink_entry_id_range_subdiff(PG_FUNCTION_ARGS)
 {
-	SsEntryId  *a = PG_GETARG_ENTRYID_P(0);
-	SsEntryId  *b = PG_GETARG_ENTRYID_P(1);
-	float8		ms;
-	float8		seq;
+	SsEntryId *a = PG_GETARG_ENTRYID_P(0);
+	SsEntryId *b = PG_GETARG_ENTRYID_P(1);
+	float8	   ms;
+	float8	   seq;
 
 	/* subtract as integers: neighbours must not round to the same number */
 	ms = a->ms >= b->ms ? (float8) (a->ms - b->ms) : -(float8) (b->ms - a->ms);

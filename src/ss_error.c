@@ -14,9 +14,9 @@
 typedef struct ErrorRule
 {
 	const char *code;
-	SsDecision	many;			/* several rows caused it */
-	SsDecision	single;			/* one row alone caused it */
-	const char *hint;			/* what to do about it, or NULL */
+	SsDecision	many;	/* several rows caused it */
+	SsDecision	single; /* one row alone caused it */
+	const char *hint;	/* what to do about it, or NULL */
 } ErrorRule;
 
 static const ErrorRule rules[] = {
@@ -52,16 +52,15 @@ static const ErrorRule rules[] = {
 	{"40", SS_ERROR_RETRY, SS_ERROR_RETRY, NULL},
 	{"53", SS_ERROR_RETRY, SS_ERROR_RETRY, NULL},
 	/* set-up, and whatever is not known */
-	{"", SS_ERROR_WAIT, SS_ERROR_WAIT, NULL}
-};
+	{"", SS_ERROR_WAIT, SS_ERROR_WAIT, NULL}};
 
 static bool deadline_passed = false;
-static void (*rearm_deadline) (void) = NULL;
+static void (*rearm_deadline)(void) = NULL;
 
 static const ErrorRule *
 find_rule(int sqlstate)
 {
-	const char *code = unpack_sql_state(sqlstate);
+	const char		*code = unpack_sql_state(sqlstate);
 	const ErrorRule *rule = rules;
 
 	/* the last row matches everything */
@@ -95,7 +94,7 @@ ss_error_set_deadline(bool passed)
 }
 
 void
-ss_error_on_next_try(void (*rearm) (void))
+ss_error_on_next_try(void (*rearm)(void))
 {
 	rearm_deadline = rearm;
 }

@@ -9,10 +9,10 @@
 
 typedef enum SsDecision
 {
-	SS_ERROR_REFUSE,			/* data: isolate, one dead letter each, keep the rest */
-	SS_ERROR_RETRY,				/* machine: the same entries again, with backoff */
-	SS_ERROR_WAIT,				/* set-up: say why, try again at most every 30 s */
-	SS_ERROR_HALVE				/* our own batch deadline, memory with more than one row: halve, a single row is refused */
+	SS_ERROR_REFUSE, /* data: isolate, one dead letter each, keep the rest */
+	SS_ERROR_RETRY,	 /* machine: the same entries again, with backoff */
+	SS_ERROR_WAIT,	 /* set-up: say why, try again at most every 30 s */
+	SS_ERROR_HALVE	 /* our own batch deadline, memory with more than one row: halve, a single row is refused */
 } SsDecision;
 
 /* The table of DESIGN.md.  single: one row alone caused it. */
@@ -28,9 +28,9 @@ extern void ss_error_set_deadline(bool passed);
  * try has a deadline of its own.  Nothing happens if no deadline had passed.
  */
 extern void ss_error_next_try(void);
-extern void ss_error_on_next_try(void (*rearm) (void));
+extern void ss_error_on_next_try(void (*rearm)(void));
 
 /* A one-line hint: the error's own, else one for a set-up error, or NULL.  Not palloc'd. */
 extern const char *ss_error_hint(const ErrorData *error);
 
-#endif							/* SS_ERROR_H */
+#endif /* SS_ERROR_H */

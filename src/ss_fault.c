@@ -45,7 +45,7 @@ find_action(const char *name, char *buf, Size size)
 
 	while (p != NULL && *p != '\0')
 	{
-		size_t		len;
+		size_t len;
 
 		p += strspn(p, ", ");
 		len = strcspn(p, ", ");
@@ -65,8 +65,8 @@ find_action(const char *name, char *buf, Size size)
 static bool
 first_time(const char *name)
 {
-	char		path[MAXPGPATH];
-	int			fd;
+	char path[MAXPGPATH];
+	int	 fd;
 
 	snprintf(path, sizeof(path), "streamsink_fault.%s", name);
 	fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
@@ -79,7 +79,7 @@ first_time(const char *name)
 static void
 wait_for_change(const char *name, const char *action)
 {
-	char		now[64];
+	char now[64];
 
 	while (find_action(name, now, sizeof(now)) && strcmp(now, action) == 0)
 	{
@@ -99,8 +99,8 @@ wait_for_change(const char *name, const char *action)
 void
 ss_fault_point(const char *name)
 {
-	char		action[64];
-	char	   *once;
+	char  action[64];
+	char *once;
 
 	if (fault == NULL || fault[0] == '\0' || !find_action(name, action, sizeof(action)))
 		return;
@@ -125,4 +125,4 @@ ss_fault_point(const char *name)
 		wait_for_change(name, action);
 }
 
-#endif							/* STREAMSINK_TEST */
+#endif /* STREAMSINK_TEST */

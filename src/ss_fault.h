@@ -9,10 +9,10 @@
 /* Acts when the setting streamsink.fault names this point: "name:kill", "name:error", "name:fatal" or "name:wait" (until the setting changes), joined by commas. */
 extern void ss_fault_point(const char *name);
 extern void ss_fault_init(void);
-#define SS_FAULT(name)	ss_fault_point(name)
+#define SS_FAULT(name) ss_fault_point(name)
 #else
 #define SS_FAULT(name)	((void) 0)
 #define ss_fault_init() ((void) 0)
 #endif
 
-#endif							/* SS_FAULT_H */
+#endif /* SS_FAULT_H */

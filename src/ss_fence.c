@@ -19,8 +19,8 @@
 #include "ss_catalog.h"
 #include "ss_shmem.h"
 
-#define RETRY_MS	50			/* between tries */
-#define CANCEL_MS	500			/* between cancels of a batch that goes on */
+#define RETRY_MS  50  /* between tries */
+#define CANCEL_MS 500 /* between cancels of a batch that goes on */
 
 static void
 stop_yielding(int code, Datum arg)

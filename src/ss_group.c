@@ -21,20 +21,20 @@
 #include "ss_guc.h"
 #include "ss_group.h"
 
-#define MARKER_PREFIX	"streamsink:marker:"
+#define MARKER_PREFIX "streamsink:marker:"
 
 /* Streams asked about in one pipeline of commands. */
-#define CHUNK			100
+#define CHUNK 100
 
 /* Bytes the replies about one stream may take. */
-#define INFO_LIMIT		((Size) 512 * 1024 * 1024)
+#define INFO_LIMIT ((Size) 512 * 1024 * 1024)
 
 /* What is known of a stream while it is prepared. */
 typedef struct Finding
 {
-	bool		key_exists;
-	bool		make_group;
-	bool		make_marker;
+	bool key_exists;
+	bool make_group;
+	bool make_marker;
 } Finding;
 
 void
@@ -65,7 +65,7 @@ next_reply(SsRedis *redis, SsArena *arena)
 static bool
 has_foreign_marker(const SsConsumerInfo *consumers, int n, const char *marker, bool *ours)
 {
-	bool		foreign = false;
+	bool foreign = false;
 
 	*ours = false;
 	for (int i = 0; i < n; i++)
@@ -86,13 +86,13 @@ examine(const SsPipeline *pipeline, bool single, SsStream *stream, const char *m
 		const SsReply *info_reply, const SsReply *groups_reply, const SsReply *consumers_reply,
 		Finding *finding)
 {
-	SsStreamInfo info;
-	SsGroupInfo group;
+	SsStreamInfo	info;
+	SsGroupInfo		group;
 	SsConsumerInfo *consumers;
-	int			nconsumers;
-	SsStreamState state = SS_STREAM_OK;
-	bool		ours;
-	bool		has_settled = ss_entryid_compare(stream->high, SS_ENTRYID_MIN) > 0;
+	int				nconsumers;
+	SsStreamState	state = SS_STREAM_OK;
+	bool			ours;
+	bool			has_settled = ss_entryid_compare(stream->high, SS_ENTRYID_MIN) > 0;
 
 	memset(finding, 0, sizeof(*finding));
 	finding->key_exists = ss_stream_parse_info(info_reply, &info, &state);
@@ -104,13 +104,13 @@ examine(const SsPipeline *pipeline, bool single, SsStream *stream, const char *m
 			finding->make_group = true;
 			return true;
 		}
-		set_aside(stream, state, state == SS_STREAM_MISSING ? "there is no such key" :
-				  "the key does not hold a stream");
+		set_aside(stream, state, state == SS_STREAM_MISSING ? "there is no such key" : "the key does not hold a stream");
 
 		/* Its producer may make it any moment; among many streams the look for new ones will see it. */
 		if (state == SS_STREAM_MISSING)
 			stream->probe_at = single ?
-				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ss_guc_discovery_interval) : DT_NOEND;
+								   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ss_guc_discovery_interval) :
+								   DT_NOEND;
 		return false;
 	}
 	if (ss_entryid_compare(info.last_generated, stream->high) < 0)
@@ -161,10 +161,10 @@ static void
 prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 			  SsStream **streams, int nstreams, const char *marker, MemoryContext scratch)
 {
-	SsStream   *taken[CHUNK];
-	int			ntaken = 0;
-	Finding		findings[CHUNK];
-	SsArena		arena;
+	SsStream *taken[CHUNK];
+	int		  ntaken = 0;
+	Finding	  findings[CHUNK];
+	SsArena	  arena;
 
 	for (int i = 0; i < nstreams; i++)
 	{
@@ -174,9 +174,9 @@ prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 	}
 	for (int i = 0; i < nstreams; i++)
 	{
-		SsReply    *info;
-		SsReply    *groups;
-		SsReply    *consumers;
+		SsReply *info;
+		SsReply *groups;
+		SsReply *consumers;
 
 		/* XINFO STREAM brings two entries whole: one stream's at a time */
 		ss_arena_init(&arena, scratch, INFO_LIMIT);
@@ -202,8 +202,8 @@ prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
 	{
 		if (findings[i].make_group)
 		{
-			SsReply    *reply = NULL;
-			bool		intruded;
+			SsReply *reply = NULL;
+			bool	 intruded;
 
 			for (int j = 0; j < SS_STREAM_CREATE_REPLIES; j++)
 			{
@@ -236,7 +236,7 @@ ss_group_prepare(SsRedis *redis, const SsPipeline *pipeline, bool single,
 {
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink groups", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(scratch);
-	char		marker[160];
+	char		  marker[160];
 
 	ss_group_marker_name(pipeline, marker, sizeof(marker));
 	for (int at = 0; at < nstreams; at += CHUNK)

@@ -23,4 +23,4 @@ extern void ss_group_marker_name(const SsPipeline *pipeline, char *buf, size_t l
 extern void ss_group_prepare(SsRedis *redis, const SsPipeline *pipeline, bool single,
 							 SsStream **streams, int nstreams);
 
-#endif							/* SS_GROUP_H */
+#endif /* SS_GROUP_H */

@@ -28,7 +28,7 @@ static ProcessUtility_hook_type next_hook;
 static void
 check_server_unused(const char *server)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, ss_catalog_list())
 	{
@@ -47,11 +47,11 @@ static void
 guard_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 			  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
-	Node	   *statement = pstmt->utilityStmt;
+	Node *statement = pstmt->utilityStmt;
 
 	if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_FOREIGN_SERVER)
 	{
-		ListCell   *cell;
+		ListCell *cell;
 
 		foreach(cell, ((DropStmt *) statement)->objects)
 			check_server_unused(strVal(lfirst(cell)));

@@ -8,4 +8,4 @@
 /* Install the hook; called from _PG_init. */
 extern void ss_guard_init(void);
 
-#endif							/* SS_GUARD_H */
+#endif /* SS_GUARD_H */

@@ -16,18 +16,18 @@
 
 #include "ss_guc.h"
 
-int			ss_guc_max_workers = 8;
-int			ss_guc_max_pipelines = 128;
-int			ss_guc_max_databases = 64;
-int			ss_guc_discovery_interval = 1000;
-int			ss_guc_block_time = 5000;
-int			ss_guc_command_timeout = 15000;
-int			ss_guc_backoff_max = 30000;
-int			ss_guc_setup_retry = 30000;
-int			ss_guc_batch_timeout = 300000;
-int			ss_guc_sample_interval = 2000;
-int			ss_guc_fold_rows = 256;
-int			ss_guc_ledger_join_age = 600000;
+int ss_guc_max_workers = 8;
+int ss_guc_max_pipelines = 128;
+int ss_guc_max_databases = 64;
+int ss_guc_discovery_interval = 1000;
+int ss_guc_block_time = 5000;
+int ss_guc_command_timeout = 15000;
+int ss_guc_backoff_max = 30000;
+int ss_guc_setup_retry = 30000;
+int ss_guc_batch_timeout = 300000;
+int ss_guc_sample_interval = 2000;
+int ss_guc_fold_rows = 256;
+int ss_guc_ledger_join_age = 600000;
 
 static void
 define_int(const char *name, const char *description, const char *more,

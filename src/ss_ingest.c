@@ -28,7 +28,7 @@
 #include "ss_pump.h"
 #include "ss_stats.h"
 
-#define REPLY_LIMIT		((Size) 512 * 1024 * 1024)
+#define REPLY_LIMIT ((Size) 512 * 1024 * 1024)
 
 /* Look for all streams, and mark where each ends now: what comes later is left. */
 static void
@@ -54,7 +54,7 @@ find_ends(SsPump *pump)
 
 	for (int i = 0; i < pump->nstreams; i++)
 	{
-		SsStreamInfo info;
+		SsStreamInfo  info;
 		SsStreamState state;
 		MemoryContext scratch;
 		MemoryContext saved;
@@ -75,12 +75,12 @@ find_ends(SsPump *pump)
 static void
 settle_and_commit(SsPump *pump, SsCounters *total)
 {
-	SsRun	   *run = pump->run;
-	SsCounters	counters;
-	SsIdentity	identity;
+	SsRun		  *run = pump->run;
+	SsCounters	   counters;
+	SsIdentity	   identity;
 	SsSettleResult result;
-	MemoryContext saved = CurrentMemoryContext;
-	MemoryContext turn = AllocSetContextCreate(saved, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext  saved = CurrentMemoryContext;
+	MemoryContext  turn = AllocSetContextCreate(saved, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
 
 	/* a worker's batch has its transaction's memory; ours must not pile up in the procedure's */
 	MemoryContextSwitchTo(turn);
@@ -96,7 +96,7 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	if (result == SS_SETTLE_STOP)
 	{
 		const SsRefusal *refusal = &pump->batch->refusals[0];
-		char		id[SS_ENTRYID_MAXLEN];
+		char			 id[SS_ENTRYID_MAXLEN];
 
 		ss_entryid_print(pump->batch->entries[refusal->entry].id, id);
 		ereport(ERROR,
@@ -153,8 +153,8 @@ run_ingest(const char *name, int64 max_batches, SsCounters *total)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ingest", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	SsRun	   *run = ss_run_load_by_name(name, cxt);
-	int32		id = run->pipeline->id;
+	SsRun		 *run = ss_run_load_by_name(name, cxt);
+	int32		  id = run->pipeline->id;
 
 	ss_identity_check(run->pipeline);
 	if (!ss_catalog_lock_session(run->pipeline->id))
@@ -163,7 +163,7 @@ run_ingest(const char *name, int64 max_batches, SsCounters *total)
 				 errmsg("pipeline \"%s\" is being drained or changed by another session", run->pipeline->name)));
 	PG_TRY();
 	{
-		SsPump	   *pump;
+		SsPump *pump;
 
 		/* What is true now stays true: start() needs the lock that we hold. */
 		ss_run_free(run);
@@ -194,14 +194,14 @@ SS_SQL_FUNCTION(streamsink_ingest);
 Datum
 streamsink_ingest(PG_FUNCTION_ARGS)
 {
-	bool		atomic = !fcinfo->context || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic;
-	int64		max_batches = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
-	SsCounters	total = {0};
-	TupleDesc	desc;
-	Datum		values[3];
-	bool		nulls[3] = {0};
-	char	   *name;
+	bool atomic = !fcinfo->context || !IsA(fcinfo->context, CallContext) ||
+				  castNode(CallContext, fcinfo->context)->atomic;
+	int64	   max_batches = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
+	SsCounters total = {0};
+	TupleDesc  desc;
+	Datum	   values[3];
+	bool	   nulls[3] = {0};
+	char	  *name;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,

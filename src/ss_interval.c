@@ -9,14 +9,14 @@
 
 #include "ss_interval.h"
 
-#define FIRST_CAPACITY	64
+#define FIRST_CAPACITY 64
 
 void
 ss_interval_add(SsIntervals *set, const SsInterval *interval)
 {
 	if (set->n == set->capacity)
 	{
-		size_t		capacity = set->capacity == 0 ? FIRST_CAPACITY : set->capacity * 2;
+		size_t capacity = set->capacity == 0 ? FIRST_CAPACITY : set->capacity * 2;
 
 		if (set->items == NULL)
 			set->items = MemoryContextAlloc(set->cxt, capacity * sizeof(SsInterval));
@@ -32,7 +32,7 @@ compare_intervals(const void *a, const void *b)
 {
 	const SsInterval *x = a;
 	const SsInterval *y = b;
-	int			order;
+	int				  order;
 
 	if (x->stream != y->stream)
 		return x->stream < y->stream ? -1 : 1;
@@ -50,7 +50,7 @@ compare_intervals(const void *a, const void *b)
 static bool
 is_better_end(const SsInterval *a, const SsInterval *b)
 {
-	int			order = ss_entryid_compare(b->last, a->last);
+	int order = ss_entryid_compare(b->last, a->last);
 
 	if (order != 0)
 		return order > 0;
@@ -65,7 +65,7 @@ is_better_end(const SsInterval *a, const SsInterval *b)
 static bool
 is_united(const SsInterval *a, const SsInterval *b, bool touching)
 {
-	SsEntryId	next;
+	SsEntryId next;
 
 	if (a->stream != b->stream)
 		return false;
@@ -77,7 +77,7 @@ is_united(const SsInterval *a, const SsInterval *b, bool touching)
 size_t
 ss_interval_merge(SsInterval *intervals, size_t n, bool touching)
 {
-	size_t		left = 0;
+	size_t left = 0;
 
 	if (n == 0)
 		return 0;
@@ -86,7 +86,7 @@ ss_interval_merge(SsInterval *intervals, size_t n, bool touching)
 
 	for (size_t i = 1; i < n; i++)
 	{
-		SsInterval *current = &intervals[left];
+		SsInterval		 *current = &intervals[left];
 		const SsInterval *following = &intervals[i];
 
 		if (!is_united(current, following, touching))
@@ -105,13 +105,13 @@ ss_interval_merge(SsInterval *intervals, size_t n, bool touching)
 bool
 ss_interval_contains(const SsInterval *intervals, size_t n, SsEntryId id)
 {
-	size_t		low = 0;
-	size_t		high = n;
+	size_t low = 0;
+	size_t high = n;
 
 	/* find the first interval that does not end before id */
 	while (low < high)
 	{
-		size_t		middle = low + (high - low) / 2;
+		size_t middle = low + (high - low) / 2;
 
 		if (ss_entryid_compare(intervals[middle].last, id) < 0)
 			low = middle + 1;

@@ -12,9 +12,9 @@
 /* Intervals while they are collected; may grow past 1 GB.  Zeroed but for cxt, where it lives, it is empty. */
 typedef struct SsIntervals
 {
-	SsInterval *items;
-	size_t		n;
-	size_t		capacity;
+	SsInterval	 *items;
+	size_t		  n;
+	size_t		  capacity;
 	MemoryContext cxt;
 } SsIntervals;
 
@@ -31,4 +31,4 @@ extern size_t ss_interval_merge(SsInterval *intervals, size_t n, bool touching);
 /* Whether one of n sorted and disjoint intervals of one stream holds the id. */
 extern bool ss_interval_contains(const SsInterval *intervals, size_t n, SsEntryId id);
 
-#endif							/* SS_INTERVAL_H */
+#endif /* SS_INTERVAL_H */

@@ -30,27 +30,27 @@
 #include "ss_pump.h"
 
 /* Most work of one step. */
-#define GAPS_A_STEP		2000
-#define STREAMS_A_STEP	100
+#define GAPS_A_STEP	   2000
+#define STREAMS_A_STEP 100
 
 /* Gaps asked about in one MULTI, while what lies in them is no more than so many bytes. */
-#define GAPS_A_QUESTION	256
+#define GAPS_A_QUESTION 256
 #define QUESTION_BYTES	(256 * 1024)
 
-#define MORE_MS			1000	/* to the next step while there is more to do */
-#define ROUND_MS		60000	/* to the next round over all streams, at most */
-#define AGAIN_MS		3600000 /* until gaps are tried again that could not be joined */
+#define MORE_MS	 1000	 /* to the next step while there is more to do */
+#define ROUND_MS 60000	 /* to the next round over all streams, at most */
+#define AGAIN_MS 3600000 /* until gaps are tried again that could not be joined */
 
 /* Rows of the log folded before joining: as many as a worker folds at a time. */
-#define FOLD_ROWS		(ss_guc_fold_rows * 16)
+#define FOLD_ROWS (ss_guc_fold_rows * 16)
 
 /* Gaps of one stream that may be tried. */
 typedef struct Candidates
 {
-	SsStream   *stream;
-	SsGap	   *gaps;
-	int			n;
-	bool		more;			/* others follow */
+	SsStream *stream;
+	SsGap	 *gaps;
+	int		  n;
+	bool	  more; /* others follow */
 } Candidates;
 
 /* The next gaps between old intervals of a stream, at most max.  In a transaction. */
@@ -96,15 +96,15 @@ is_refusal(const SsReply *reply)
 static bool
 ask(SsPump *pump, const SsStream *stream, const char *marker, SsGap *gaps, int n, MemoryContext cxt)
 {
-	SsReply    *reply = NULL;
-	bool		refused = false;
-	SsArena		arena;
+	SsReply *reply = NULL;
+	bool	 refused = false;
+	SsArena	 arena;
 
 	ss_arena_init(&arena, cxt, pump->reply_limit);
 	ss_stream_append_gaps(pump->redis, stream, pump->run->pipeline->consumer_group, gaps, n);
 	for (int i = 0; i < SS_STREAM_GAP_REPLIES(n); i++)
 	{
-		bool		last = i == SS_STREAM_GAP_REPLIES(n) - 1;
+		bool last = i == SS_STREAM_GAP_REPLIES(n) - 1;
 
 		reply = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		if (reply->type != SS_REPLY_ERROR || (last && refused))
@@ -128,16 +128,16 @@ ask_all(SsPump *pump, Candidates *candidates)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink gaps", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	char		marker[160];
-	int			size = 8;
-	int			empty = 0;
-	bool		going = true;
+	char		  marker[160];
+	int			  size = 8;
+	int			  empty = 0;
+	bool		  going = true;
 
 	ss_group_marker_name(pump->run->pipeline, marker, sizeof(marker));
 	for (int at = 0; going && at < candidates->n;)
 	{
-		uint64		received = ss_redis_received(pump->redis);
-		int			n = Min(size, candidates->n - at);
+		uint64 received = ss_redis_received(pump->redis);
+		int	   n = Min(size, candidates->n - at);
 
 		going = ask(pump, candidates->stream, marker, candidates->gaps + at, n, cxt);
 		for (int i = at; i < at + n; i++)
@@ -171,7 +171,7 @@ static bool
 join_proven(SsPump *pump, const Candidates *candidates, int n)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
-	bool		done = false;
+	bool			  done = false;
 
 	StartTransactionCommand();
 	if (ss_catalog_try_lock(pipeline->id, AccessShareLock) &&
@@ -199,7 +199,7 @@ find_work(SsPump *pump, Candidates *work, MemoryContext scratch)
 	MemoryContextSwitchTo(scratch);
 	for (int looked = 0; looked < STREAMS_A_STEP && room > 0 && pump->join_cursor < pump->nstreams; looked++)
 	{
-		SsStream   *stream = pump->streams[pump->join_cursor];
+		SsStream *stream = pump->streams[pump->join_cursor];
 
 		if (stream->prepared && stream->state == SS_STREAM_OK)
 		{
@@ -225,12 +225,12 @@ ss_join_step(SsPump *pump)
 {
 	MemoryContext scratch;
 	MemoryContext saved;
-	Candidates *work;
-	int			n;
-	int			empty = 0;
-	int			cursor = pump->join_cursor;
-	bool		done = true;
-	long		round_ms = Max(MORE_MS, Min(ROUND_MS, ss_guc_ledger_join_age));
+	Candidates	 *work;
+	int			  n;
+	int			  empty = 0;
+	int			  cursor = pump->join_cursor;
+	bool		  done = true;
+	long		  round_ms = Max(MORE_MS, Min(ROUND_MS, ss_guc_ledger_join_age));
 
 	/* Of a stream that all workers read, one of them does it. */
 	if (pump->join_refused || (pump->run->tmpl->single && pump->share != 0))

@@ -42,23 +42,23 @@
 #include "ss_shmem.h"
 #include "ss_worker.h"
 
-#define HOUSEKEEPING_MS		60000	/* between looks whether databases are still there */
-#define NO_PROCESS_RETRY_MS	2000	/* after max_worker_processes were in use */
-#define SHORTAGE_OVER_MS	60000	/* without another miss */
-#define BUSY_DATABASE_MS	500 /* after a database was locked by DROP, ALTER or as a template */
-#define ATTACH_TIMEOUT_MS	30000	/* for a slot whose process we do not know */
+#define HOUSEKEEPING_MS		60000 /* between looks whether databases are still there */
+#define NO_PROCESS_RETRY_MS 2000  /* after max_worker_processes were in use */
+#define SHORTAGE_OVER_MS	60000 /* without another miss */
+#define BUSY_DATABASE_MS	500	  /* after a database was locked by DROP, ALTER or as a template */
+#define ATTACH_TIMEOUT_MS	30000 /* for a slot whose process we do not know */
 #define ATTACH_CHECK_MS		1000
 
 typedef struct Handle
 {
-	uint32		generation;
+	uint32					generation;
 	BackgroundWorkerHandle *handle;
 } Handle;
 
-static Handle *handles;			/* one per slot, of the last process registered for it */
-static Oid *unscanned;			/* databases that found no room in shared memory yet */
-static int	nunscanned;
-static bool no_process;			/* in this round there was no background worker to be had */
+static Handle		*handles;	/* one per slot, of the last process registered for it */
+static Oid			*unscanned; /* databases that found no room in shared memory yet */
+static int			 nunscanned;
+static bool			 no_process; /* in this round there was no background worker to be had */
 static MemoryContext round_context;
 
 void
@@ -86,10 +86,10 @@ ss_launcher_register(void)
 static void
 list_databases(void)
 {
-	Relation	rel;
+	Relation	  rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
-	int			capacity = 64;
+	HeapTuple	  tuple;
+	int			  capacity = 64;
 
 	if (unscanned != NULL)
 		pfree(unscanned);
@@ -122,8 +122,8 @@ list_databases(void)
 typedef enum Presence
 {
 	DATABASE_GONE,
-	DATABASE_CLOSED,			/* takes no connections */
-	DATABASE_BUSY,				/* locked: being dropped, altered or copied */
+	DATABASE_CLOSED, /* takes no connections */
+	DATABASE_BUSY,	 /* locked: being dropped, altered or copied */
 	DATABASE_PRESENT
 } Presence;
 
@@ -134,10 +134,10 @@ typedef enum Presence
 static Presence
 check_database(Oid database)
 {
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	HeapTuple		 tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	Form_pg_database form;
-	Presence	result = DATABASE_PRESENT;
-	LOCKTAG		tag;
+	Presence		 result = DATABASE_PRESENT;
+	LOCKTAG			 tag;
 
 	if (!HeapTupleIsValid(tuple))
 		return DATABASE_GONE;
@@ -162,9 +162,9 @@ check_database(Oid database)
 static void
 forget_databases(void)
 {
-	Oid		   *databases;
-	int			n = ss_shmem_databases(&databases);
-	int			i;
+	Oid *databases;
+	int	 n = ss_shmem_databases(&databases);
+	int	 i;
 
 	if (n == 0)
 		return;
@@ -183,13 +183,13 @@ register_process(SsSlot *slot, const char *function, const char *name, const cha
 				 Oid owner, TimestampTz now, TimestampTz *due)
 {
 	static TimestampTz short_at = 0;
-	int			index = slot - ss_shmem->slots;
-	uint32		generation = slot->generation;
-	TimestampTz retry_at = TimestampTzPlusMilliseconds(now, NO_PROCESS_RETRY_MS);
-	BackgroundWorker worker;
-	SsWorkerArgs args;
-	MemoryContext old;
-	bool		result;
+	int				   index = slot - ss_shmem->slots;
+	uint32			   generation = slot->generation;
+	TimestampTz		   retry_at = TimestampTzPlusMilliseconds(now, NO_PROCESS_RETRY_MS);
+	BackgroundWorker   worker;
+	SsWorkerArgs	   args;
+	MemoryContext	   old;
+	bool			   result;
 
 	StaticAssertStmt(sizeof(SsWorkerArgs) <= BGW_EXTRALEN, "arguments of a worker must fit");
 	memset(&args, 0, sizeof(args));
@@ -237,7 +237,7 @@ register_process(SsSlot *slot, const char *function, const char *name, const cha
 static void
 release_unattached(TimestampTz now, TimestampTz *due)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_slots; i++)
 	{
@@ -267,7 +267,7 @@ release_unattached(TimestampTz now, TimestampTz *due)
 static bool
 prepare_slot(SsSlot *slot, TimestampTz now, TimestampTz *due)
 {
-	Presence	presence;
+	Presence presence;
 
 	StartTransactionCommand();
 	presence = check_database(slot->database);
@@ -292,7 +292,7 @@ prepare_slot(SsSlot *slot, TimestampTz now, TimestampTz *due)
 static void
 start_scans(TimestampTz now, TimestampTz *due)
 {
-	SsSlot	   *slot;
+	SsSlot *slot;
 
 	while (nunscanned > 0 && ss_shmem_want_scan(unscanned[nunscanned - 1]))
 		nunscanned--;
@@ -306,7 +306,7 @@ start_scans(TimestampTz now, TimestampTz *due)
 static void
 start_couriers(TimestampTz now, TimestampTz *due)
 {
-	SsSlot	   *slot;
+	SsSlot *slot;
 
 	while ((slot = ss_shmem_next_courier(now, due)) != NULL)
 		if (prepare_slot(slot, now, due) &&
@@ -324,13 +324,13 @@ start_couriers(TimestampTz now, TimestampTz *due)
 static bool
 refuse_owner(const SsPlan *plan, TimestampTz now)
 {
-	TimestampTz retry_at = TimestampTzPlusMilliseconds(now, ss_guc_setup_retry);
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(plan->owner));
-	HeapTuple	database;
+	TimestampTz	   retry_at = TimestampTzPlusMilliseconds(now, ss_guc_setup_retry);
+	HeapTuple	   tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(plan->owner));
+	HeapTuple	   database;
 	Form_pg_authid form;
-	const char *reason = NULL;
-	const char *hint = NULL;
-	bool		refused = false;
+	const char	  *reason = NULL;
+	const char	  *hint = NULL;
+	bool		   refused = false;
 
 	if (!HeapTupleIsValid(tuple))
 	{
@@ -373,8 +373,8 @@ refuse_owner(const SsPlan *plan, TimestampTz now)
 static bool
 start_worker(const SsPlan *plan, TimestampTz now, TimestampTz *due)
 {
-	SsSlot	   *slot = NULL;
-	char		name[BGW_MAXLEN];
+	SsSlot *slot = NULL;
+	char	name[BGW_MAXLEN];
 
 	/* if a scan found no process, the next free one is for the scan, which may tell that we are not wanted */
 	if (!no_process)
@@ -401,13 +401,13 @@ start_worker(const SsPlan *plan, TimestampTz now, TimestampTz *due)
 static void
 start_workers(TimestampTz now, TimestampTz *due)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_pipelines; i++)
 	{
-		SsPlan		plan;
-		Presence	presence;
-		bool		refused;
+		SsPlan	 plan;
+		Presence presence;
+		bool	 refused;
 
 		if (!ss_shmem_plan(i, now, &plan))
 			continue;
@@ -434,7 +434,7 @@ start_workers(TimestampTz now, TimestampTz *due)
 		{
 			while (start_worker(&plan, now, due) &&
 				   ss_shmem_plan(i, now, &plan) && plan.due <= now)
-				 /* the next share */ ;
+				/* the next share */;
 			continue;
 		}
 		if (ss_shmem_plan(i, now, &plan) && plan.due > now)

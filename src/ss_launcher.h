@@ -16,4 +16,4 @@ extern void ss_launcher_register(void);
 extern SS_EXPORT void streamsink_launcher_main(Datum main_arg);
 extern SS_EXPORT void streamsink_scan_main(Datum main_arg);
 
-#endif							/* SS_LAUNCHER_H */
+#endif /* SS_LAUNCHER_H */

@@ -41,30 +41,30 @@
 /* Slice of one stream in the intervals of a loaded set. */
 typedef struct SettledStream
 {
-	int32		stream;			/* hash key */
-	SsEntryId	low;			/* nothing is known of ids below it */
-	size_t		first;
-	size_t		n;
+	int32	  stream; /* hash key */
+	SsEntryId low;	  /* nothing is known of ids below it */
+	size_t	  first;
+	size_t	  n;
 } SettledStream;
 
 struct SsSettled
 {
-	bool		all;			/* every stream of the pipeline, so an unknown one has nothing settled */
-	HTAB	   *streams;		/* of SettledStream */
+	bool		all;	 /* every stream of the pipeline, so an unknown one has nothing settled */
+	HTAB	   *streams; /* of SettledStream */
 	SsIntervals intervals;
 };
 
 /* Highest id of one stream. */
 typedef struct HighStream
 {
-	int32		stream;			/* hash key */
-	SsEntryId	high;
+	int32	  stream; /* hash key */
+	SsEntryId high;
 } HighStream;
 
 static HTAB *
 create_hash(const char *name, Size entry_size, int n)
 {
-	HASHCTL		ctl = {.keysize = sizeof(int32), .entrysize = entry_size, .hcxt = CurrentMemoryContext};
+	HASHCTL ctl = {.keysize = sizeof(int32), .entrysize = entry_size, .hcxt = CurrentMemoryContext};
 
 	return hash_create(name, Max(n, 16), &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
@@ -96,8 +96,8 @@ ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n)
 	now = GetCurrentTimestamp();
 	for (int done = 0; done < n; done += SS_LEDGER_LOG_ROW_MAX)
 	{
-		HeapTuple	tuple = ss_ledgerrow_make_log(RelationGetDescr(log), pipeline_id, now, intervals + done,
-												  Min(n - done, SS_LEDGER_LOG_ROW_MAX));
+		HeapTuple tuple = ss_ledgerrow_make_log(RelationGetDescr(log), pipeline_id, now, intervals + done,
+												Min(n - done, SS_LEDGER_LOG_ROW_MAX));
 
 		CatalogTupleInsert(log, tuple);
 		heap_freetuple(tuple);
@@ -112,17 +112,17 @@ ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n)
 /* One stream's segments are being loaded, from the last one down. */
 typedef struct SegmentLoad
 {
-	SsSettled  *settled;
-	SsEntryId	low;			/* segments below it are not wanted */
-	SsEntryId	bound;			/* lowest id seen so far */
-	bool		bounded;
+	SsSettled *settled;
+	SsEntryId  low;	  /* segments below it are not wanted */
+	SsEntryId  bound; /* lowest id seen so far */
+	bool	   bounded;
 } SegmentLoad;
 
 static bool
 load_segment(HeapTuple tuple, TupleDesc desc, void *arg)
 {
 	SegmentLoad *load = arg;
-	SsLedgerRow row;
+	SsLedgerRow	 row;
 
 	ss_ledgerrow_open(tuple, desc, &row);
 	if (load->bounded && ss_entryid_compare(row.highest, load->bound) >= 0)
@@ -149,9 +149,9 @@ load_row(HeapTuple tuple, TupleDesc desc, void *arg)
 static bool
 load_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	SsSettled  *settled = arg;
-	SsLogRow	row;
-	SsInterval	interval;
+	SsSettled *settled = arg;
+	SsLogRow   row;
+	SsInterval interval;
 
 	ss_ledgerrow_open_log(tuple, desc, &row);
 	while (ss_ledgerrow_next(&row, &interval))
@@ -166,9 +166,9 @@ load_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 static void
 load_streams(SsSettled *settled, Snapshot snapshot)
 {
-	SsLedgerTable ledger = ss_ledgerscan_open_streams(AccessShareLock);
+	SsLedgerTable	ledger = ss_ledgerscan_open_streams(AccessShareLock);
 	HASH_SEQ_STATUS status;
-	SettledStream *slice;
+	SettledStream  *slice;
 
 	hash_seq_init(&status, settled->streams);
 	while ((slice = hash_seq_search(&status)) != NULL)
@@ -189,11 +189,11 @@ slice_streams(SsSettled *settled)
 	settled->intervals.n = ss_interval_merge(settled->intervals.items, settled->intervals.n, false);
 	for (size_t i = 0; i < settled->intervals.n; i++)
 	{
-		int32		stream = settled->intervals.items[i].stream;
+		int32 stream = settled->intervals.items[i].stream;
 
 		if (slice == NULL || slice->stream != stream)
 		{
-			bool		found;
+			bool found;
 
 			slice = hash_search(settled->streams, &stream, HASH_ENTER, &found);
 			if (!found)
@@ -208,8 +208,8 @@ slice_streams(SsSettled *settled)
 SsSettled *
 ss_ledger_load_above(int32 pipeline_id, const int32 *streams, int nstreams, const SsEntryId *low)
 {
-	SsSettled  *settled = palloc0(sizeof(SsSettled));
-	Snapshot	snapshot;
+	SsSettled *settled = palloc0(sizeof(SsSettled));
+	Snapshot   snapshot;
 
 	settled->all = streams == NULL;
 	settled->streams = create_hash("streamsink settled streams", sizeof(SettledStream), nstreams);
@@ -217,8 +217,8 @@ ss_ledger_load_above(int32 pipeline_id, const int32 *streams, int nstreams, cons
 
 	for (int i = 0; streams != NULL && i < nstreams; i++)
 	{
-		SsEntryId	from = low != NULL ? low[i] : SS_ENTRYID_MIN;
-		bool		found;
+		SsEntryId	   from = low != NULL ? low[i] : SS_ENTRYID_MIN;
+		bool		   found;
 		SettledStream *slice = hash_search(settled->streams, &streams[i], HASH_ENTER, &found);
 
 		if (!found || ss_entryid_compare(from, slice->low) < 0)
@@ -267,8 +267,8 @@ bool
 ss_ledger_contains(const SsSettled *settled, int32 stream, SsEntryId id)
 {
 	const SettledStream *slice = hash_search(settled->streams, &stream, HASH_FIND, NULL);
-	size_t		n;
-	const SsInterval *intervals = get_slice(settled, stream, &n);
+	size_t				 n;
+	const SsInterval	*intervals = get_slice(settled, stream, &n);
 
 	if (slice != NULL && ss_entryid_compare(id, slice->low) < 0)
 		elog(ERROR, "ledger of stream %d was loaded from higher ids on", stream);
@@ -278,7 +278,7 @@ ss_ledger_contains(const SsSettled *settled, int32 stream, SsEntryId id)
 bool
 ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *high, uint64 *hash)
 {
-	size_t		n;
+	size_t			  n;
 	const SsInterval *intervals = get_slice(settled, stream, &n);
 
 	if (n == 0)
@@ -292,7 +292,7 @@ ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *high, uint64 *
 int
 ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals)
 {
-	size_t		n;
+	size_t n;
 
 	*intervals = get_slice(settled, stream, &n);
 	if (n > INT_MAX)
@@ -325,8 +325,8 @@ raise_by_segment(HeapTuple tuple, TupleDesc desc, void *arg)
 static bool
 raise_by_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	SsLogRow	row;
-	SsInterval	interval;
+	SsLogRow   row;
+	SsInterval interval;
 
 	ss_ledgerrow_open_log(tuple, desc, &row);
 	while (ss_ledgerrow_next(&row, &interval))
@@ -337,9 +337,9 @@ raise_by_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 void
 ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high)
 {
-	HTAB	   *highs;
+	HTAB		 *highs;
 	SsLedgerTable ledger;
-	Snapshot	snapshot;
+	Snapshot	  snapshot;
 
 	if (nstreams <= 0)
 		return;
@@ -375,7 +375,7 @@ ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId
 static bool
 acquire_lock(int32 pipeline_id, bool wait)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ss_catalog_relation("ledger", false), (Oid) pipeline_id, 0);
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
@@ -407,7 +407,7 @@ ss_ledger_delete_all(int32 pipeline_id)
 {
 	SsLedgerTable ledger = ss_ledgerscan_open_pipelines(RowExclusiveLock);
 	SsLedgerTable log = ss_ledgerscan_open_log(RowExclusiveLock);
-	Snapshot	snapshot;
+	Snapshot	  snapshot;
 
 	ss_ledger_lock_wait(pipeline_id);
 

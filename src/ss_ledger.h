@@ -19,19 +19,19 @@
 
 typedef struct SsInterval
 {
-	int32		stream;			/* streamsink.stream.id */
+	int32		stream; /* streamsink.stream.id */
 	SsEntryId	first;
-	SsEntryId	last;			/* included */
-	uint64		hash;			/* ss_batch_hash of the last entry; 0 if unknown */
-	TimestampTz settled_at;		/* filled by the ledger when it is read */
+	SsEntryId	last;		/* included */
+	uint64		hash;		/* ss_batch_hash of the last entry; 0 if unknown */
+	TimestampTz settled_at; /* filled by the ledger when it is read */
 } SsInterval;
 
 /* The gap between two neighbouring intervals of a stream: what lies behind one id and before another. */
 typedef struct SsGap
 {
-	SsEntryId	before;			/* last of the left interval */
-	SsEntryId	after;			/* first of the right one */
-	bool		empty;			/* proven to hold nothing, now and in future */
+	SsEntryId before; /* last of the left interval */
+	SsEntryId after;  /* first of the right one */
+	bool	  empty;  /* proven to hold nothing, now and in future */
 } SsGap;
 
 /* The settled ids of some streams, as loaded at one moment. */
@@ -68,7 +68,7 @@ extern bool ss_ledger_contains(const SsSettled *settled, int32 stream, SsEntryId
 extern bool ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *high, uint64 *hash);
 
 /* The intervals of a loaded stream in order; returns their number. */
-extern int	ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals);
+extern int ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals);
 
 /*
  * The highest settled ids of the given streams only (ids above need no
@@ -83,7 +83,7 @@ extern void ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstream
  * (never before the first) when they hold very many intervals: 0 says that the log is empty.
  * A caller that takes the fence takes it first.
  */
-extern int	ss_ledger_fold(int32 pipeline_id, int max_rows);
+extern int ss_ledger_fold(int32 pipeline_id, int max_rows);
 
 /* The folder's lock, until the transaction ends: without waiting (false if another one holds it), or waiting. */
 extern bool ss_ledger_lock(int32 pipeline_id);
@@ -101,7 +101,7 @@ extern void ss_ledger_replace(int32 pipeline_id, int32 stream, const SsInterval 
  * first one on that does not end before from.  Stops when there are max or
  * somewhat more; *more tells whether others follow.
  */
-extern int	ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **intervals, bool *more);
+extern int ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **intervals, bool *more);
 
 /*
  * Join the intervals on both sides of those gaps, in order, that are proven
@@ -109,9 +109,9 @@ extern int	ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **
  * the union keeps hash and time of the later one.  Returns how many there
  * were.  The caller holds the folder's lock and has folded the log.
  */
-extern int	ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n);
+extern int ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n);
 
 /* Delete everything of a pipeline.  Waits for a fold under way. */
 extern void ss_ledger_delete_all(int32 pipeline_id);
 
-#endif							/* SS_LEDGER_H */
+#endif /* SS_LEDGER_H */

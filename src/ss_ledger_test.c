@@ -35,7 +35,7 @@ SS_SQL_FUNCTION(streamsink_test_ledger_join);
 static Datum *
 get_array(ArrayType *array, int *n)
 {
-	Datum	   *members;
+	Datum *members;
 
 	if (ARR_ELEMTYPE(array) == INT4OID)
 		deconstruct_array(array, INT4OID, 4, true, TYPALIGN_INT, &members, NULL, n);
@@ -55,7 +55,7 @@ get_intervals(FunctionCallInfo fcinfo, int first_arg, int *n)
 
 	for (int i = 0; i < 4; i++)
 	{
-		int			length;
+		int length;
 
 		members[i] = get_array(PG_GETARG_ARRAYTYPE_P(first_arg + i), &length);
 		if (i > 0 && length != *n)
@@ -121,10 +121,10 @@ put_intervals(FunctionCallInfo fcinfo, const SsInterval *intervals, int n)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		values[4];
-		bool		nulls[4] = {false};
-		SsEntryId	first = intervals[i].first;
-		SsEntryId	last = intervals[i].last;
+		Datum	  values[4];
+		bool	  nulls[4] = {false};
+		SsEntryId first = intervals[i].first;
+		SsEntryId last = intervals[i].last;
 
 		values[0] = EntryIdPGetDatum(&first);
 		values[1] = EntryIdPGetDatum(&last);
@@ -138,11 +138,11 @@ put_intervals(FunctionCallInfo fcinfo, const SsInterval *intervals, int n)
 Datum
 streamsink_test_ledger_intervals(PG_FUNCTION_ARGS)
 {
-	int32		stream = PG_GETARG_INT32(1);
-	bool		only = PG_GETARG_BOOL(2);
-	SsSettled  *settled = ss_ledger_load(PG_GETARG_INT32(0), only ? &stream : NULL, only ? 1 : 0);
+	int32			  stream = PG_GETARG_INT32(1);
+	bool			  only = PG_GETARG_BOOL(2);
+	SsSettled		 *settled = ss_ledger_load(PG_GETARG_INT32(0), only ? &stream : NULL, only ? 1 : 0);
 	const SsInterval *intervals;
-	int			n = ss_ledger_intervals(settled, stream, &intervals);
+	int				  n = ss_ledger_intervals(settled, stream, &intervals);
 
 	put_intervals(fcinfo, intervals, n);
 	return (Datum) 0;
@@ -152,12 +152,12 @@ streamsink_test_ledger_intervals(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_above(PG_FUNCTION_ARGS)
 {
-	int32		streams[2] = {PG_GETARG_INT32(1), PG_GETARG_INT32(1)};
-	SsEntryId	lows[2] = {SS_ENTRYID_MAX, *PG_GETARG_ENTRYID_P(2)};
-	SsSettled  *settled = ss_ledger_load_above(PG_GETARG_INT32(0), streams, 2, lows);
+	int32			  streams[2] = {PG_GETARG_INT32(1), PG_GETARG_INT32(1)};
+	SsEntryId		  lows[2] = {SS_ENTRYID_MAX, *PG_GETARG_ENTRYID_P(2)};
+	SsSettled		 *settled = ss_ledger_load_above(PG_GETARG_INT32(0), streams, 2, lows);
 	const SsInterval *intervals;
-	int			n = ss_ledger_intervals(settled, streams[0], &intervals);
-	SsEntryId	below;
+	int				  n = ss_ledger_intervals(settled, streams[0], &intervals);
+	SsEntryId		  below;
 
 	if (!ss_ledger_contains(settled, streams[0], lows[1]) && n > 0 &&
 		ss_entryid_compare(intervals[0].first, lows[1]) <= 0 && ss_entryid_compare(intervals[0].last, lows[1]) >= 0)
@@ -190,15 +190,15 @@ Datum
 streamsink_test_ledger_folded(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	SsInterval *intervals;
-	bool		more;
-	int			n = ss_ledger_folded(PG_GETARG_INT32(0), *PG_GETARG_ENTRYID_P(1), PG_GETARG_INT32(2), &intervals, &more);
+	SsInterval	  *intervals;
+	bool		   more;
+	int			   n = ss_ledger_folded(PG_GETARG_INT32(0), *PG_GETARG_ENTRYID_P(1), PG_GETARG_INT32(2), &intervals, &more);
 
 	put_intervals(fcinfo, intervals, n);
 	if (more)
 	{
-		Datum		values[4] = {0};
-		bool		nulls[4] = {true, true, true, true};
+		Datum values[4] = {0};
+		bool  nulls[4] = {true, true, true, true};
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
@@ -209,13 +209,13 @@ streamsink_test_ledger_folded(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_join(PG_FUNCTION_ARGS)
 {
-	int			n;
-	int			nafter;
-	Datum	   *before = get_array(PG_GETARG_ARRAYTYPE_P(2), &n);
-	Datum	   *after = get_array(PG_GETARG_ARRAYTYPE_P(3), &nafter);
-	Datum	   *empty;
-	int			nempty;
-	SsGap	   *gaps = palloc0(Max(n, 1) * sizeof(SsGap));
+	int	   n;
+	int	   nafter;
+	Datum *before = get_array(PG_GETARG_ARRAYTYPE_P(2), &n);
+	Datum *after = get_array(PG_GETARG_ARRAYTYPE_P(3), &nafter);
+	Datum *empty;
+	int	   nempty;
+	SsGap *gaps = palloc0(Max(n, 1) * sizeof(SsGap));
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(4), BOOLOID, 1, true, TYPALIGN_CHAR, &empty, NULL, &nempty);
 	if (nafter != n || nempty != n)
@@ -242,8 +242,8 @@ streamsink_test_ledger_segment(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_contains(PG_FUNCTION_ARGS)
 {
-	int32		loaded = PG_GETARG_INT32(3);
-	SsSettled  *settled = ss_ledger_load(PG_GETARG_INT32(0), &loaded, 1);
+	int32	   loaded = PG_GETARG_INT32(3);
+	SsSettled *settled = ss_ledger_load(PG_GETARG_INT32(0), &loaded, 1);
 
 	PG_RETURN_BOOL(ss_ledger_contains(settled, PG_GETARG_INT32(1), *PG_GETARG_ENTRYID_P(2)));
 }
@@ -252,11 +252,11 @@ streamsink_test_ledger_contains(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_high(PG_FUNCTION_ARGS)
 {
-	int32		stream = PG_GETARG_INT32(1);
-	SsSettled  *settled = ss_ledger_load(PG_GETARG_INT32(0), &stream, 1);
-	SsEntryId	high;
-	uint64		hash;
-	char		buf[SS_ENTRYID_MAXLEN];
+	int32	   stream = PG_GETARG_INT32(1);
+	SsSettled *settled = ss_ledger_load(PG_GETARG_INT32(0), &stream, 1);
+	SsEntryId  high;
+	uint64	   hash;
+	char	   buf[SS_ENTRYID_MAXLEN];
 
 	if (!ss_ledger_high(settled, stream, &high, &hash))
 		PG_RETURN_NULL();
@@ -268,10 +268,10 @@ streamsink_test_ledger_high(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_highs(PG_FUNCTION_ARGS)
 {
-	int			n;
-	Datum	   *members = get_array(PG_GETARG_ARRAYTYPE_P(1), &n);
-	int32	   *streams = palloc(Max(n, 1) * sizeof(int32));
-	SsEntryId  *highs = palloc(Max(n, 1) * sizeof(SsEntryId));
+	int		   n;
+	Datum	  *members = get_array(PG_GETARG_ARRAYTYPE_P(1), &n);
+	int32	  *streams = palloc(Max(n, 1) * sizeof(int32));
+	SsEntryId *highs = palloc(Max(n, 1) * sizeof(SsEntryId));
 
 	for (int i = 0; i < n; i++)
 		streams[i] = DatumGetInt32(members[i]);
@@ -281,4 +281,4 @@ streamsink_test_ledger_highs(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(construct_array(members, n, ss_entryid_type(), sizeof(SsEntryId), false, TYPALIGN_DOUBLE));
 }
 
-#endif							/* STREAMSINK_TEST */
+#endif /* STREAMSINK_TEST */

@@ -18,7 +18,7 @@
 #include "ss_segment.h"
 
 /* A fold takes no further row of the log once it has so many intervals: about 12 MB. */
-#define MAX_FOLD_INTERVALS	200000
+#define MAX_FOLD_INTERVALS 200000
 
 /* ---- fold ---- */
 
@@ -30,7 +30,7 @@
 static void
 find_place(const SsSegmentList *list, const SsInterval *interval, int *search, int *first, int *last)
 {
-	int			at = *search;
+	int at = *search;
 
 	while (at < list->n && ss_segment_is_apart(list->items[at].row.highest, interval->first))
 		at++;
@@ -52,20 +52,20 @@ find_place(const SsSegmentList *list, const SsInterval *interval, int *search, i
 static void
 fold_stream(const SsSegmentWriter *writer, const SsInterval *intervals, size_t n)
 {
-	SsSegmentList list = ss_segment_collect(writer, intervals[0].stream, intervals[0].first);
+	SsSegmentList  list = ss_segment_collect(writer, intervals[0].stream, intervals[0].first);
 	SsSegmentPlan *plan = ss_segment_plan(&list);
-	int			kept = 0;		/* segments planned so far */
-	int			search = 0;
-	int			first;
-	int			last;
-	size_t		i = 0;
+	int			   kept = 0; /* segments planned so far */
+	int			   search = 0;
+	int			   first;
+	int			   last;
+	size_t		   i = 0;
 
 	find_place(&list, &intervals[0], &search, &first, &last);
 	while (i < n)
 	{
-		size_t		begin = i;
-		int			next_first = first;
-		int			next_last = last;
+		size_t		 begin = i;
+		int			 next_first = first;
+		int			 next_last = last;
 		SsIntervals *set;
 
 		for (i++; i < n; i++)
@@ -93,19 +93,19 @@ fold_stream(const SsSegmentWriter *writer, const SsInterval *intervals, size_t n
 /* What is read of the log, and where it stood. */
 typedef struct LogRead
 {
-	SsIntervals set;
+	SsIntervals		 set;
 	ItemPointerData *places;
-	int			n;
-	int			capacity;
-	int			max;
+	int				 n;
+	int				 capacity;
+	int				 max;
 } LogRead;
 
 static bool
 read_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	LogRead    *read = arg;
-	SsLogRow	row;
-	SsInterval	interval;
+	LogRead	  *read = arg;
+	SsLogRow   row;
+	SsInterval interval;
 
 	ss_ledgerrow_open_log(tuple, desc, &row);
 	while (ss_ledgerrow_next(&row, &interval))
@@ -123,15 +123,15 @@ read_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 static void
 fold_intervals(int32 pipeline_id, const SsIntervals *set)
 {
-	MemoryContext stream_cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ledger stream", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext	stream_cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ledger stream", ALLOCSET_DEFAULT_SIZES);
 	SsSegmentWriter writer;
-	size_t		end;
+	size_t			end;
 
 	ss_segment_open(&writer, pipeline_id);
 	for (size_t begin = 0; begin < set->n; begin = end)
 	{
 		const SsInterval *first = &set->items[begin];
-		MemoryContext saved;
+		MemoryContext	  saved;
 
 		CHECK_FOR_INTERRUPTS();
 		for (end = begin + 1; end < set->n && set->items[end].stream == first->stream; end++)
@@ -151,8 +151,8 @@ ss_ledger_fold(int32 pipeline_id, int max_rows)
 	MemoryContext fold_cxt;
 	MemoryContext saved;
 	SsLedgerTable log;
-	Snapshot	snapshot;
-	LogRead		read = {.capacity = 64, .max = max_rows};
+	Snapshot	  snapshot;
+	LogRead		  read = {.capacity = 64, .max = max_rows};
 
 	if (!ss_ledger_lock(pipeline_id))
 		return -1;
@@ -186,12 +186,12 @@ ss_ledger_fold(int32 pipeline_id, int max_rows)
 void
 ss_ledger_replace(int32 pipeline_id, int32 stream, const SsInterval *intervals, int n)
 {
-	MemoryContext replace_cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ledger stream", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext saved = MemoryContextSwitchTo(replace_cxt);
-	SsIntervals set = {.cxt = replace_cxt};
+	MemoryContext	replace_cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ledger stream", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext	saved = MemoryContextSwitchTo(replace_cxt);
+	SsIntervals		set = {.cxt = replace_cxt};
 	SsSegmentWriter writer;
-	SsSegmentList list;
-	SsSegmentPlan *plan;
+	SsSegmentList	list;
+	SsSegmentPlan  *plan;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -212,4 +212,3 @@ ss_ledger_replace(int32 pipeline_id, int32 stream, const SsInterval *intervals, 
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(replace_cxt);
 }
-

@@ -54,9 +54,9 @@ read_folded(HeapTuple tuple, TupleDesc desc, void *arg)
 int
 ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **intervals, bool *more)
 {
-	FoldedRead	read = {.set = {.cxt = CurrentMemoryContext}, .from = from, .max = Max(max, 0)};
+	FoldedRead	  read = {.set = {.cxt = CurrentMemoryContext}, .from = from, .max = Max(max, 0)};
 	SsLedgerTable ledger = ss_ledgerscan_open_streams(AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	  snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	ss_ledgerscan_visit(&ledger, stream, ForwardScanDirection, snapshot, read_folded, &read);
 	UnregisterSnapshot(snapshot);
@@ -82,21 +82,21 @@ static bool
 is_between(const SsSegmentList *list, int at, const SsGap *gap)
 {
 	return ss_entryid_compare(list->items[at].row.highest, gap->before) == 0 &&
-		at + 1 < list->n &&
-		ss_entryid_compare(list->items[at + 1].row.lowest, gap->after) == 0;
+		   at + 1 < list->n &&
+		   ss_entryid_compare(list->items[at + 1].row.lowest, gap->after) == 0;
 }
 
 /* Join neighbours in a set where a gap of the list is just what lies between them; returns how many. */
 static int
 join_set(SsIntervals *set, const SsGap *gaps, int n)
 {
-	size_t		left = 0;
-	int			joined = 0;
-	int			g = 0;
+	size_t left = 0;
+	int	   joined = 0;
+	int	   g = 0;
 
 	for (size_t i = 1; i < set->n; i++)
 	{
-		SsInterval *current = &set->items[left];
+		SsInterval		 *current = &set->items[left];
 		const SsInterval *following = &set->items[i];
 
 		while (g < n && ss_entryid_compare(gaps[g].before, current->last) < 0)
@@ -122,8 +122,8 @@ join_set(SsIntervals *set, const SsGap *gaps, int n)
 static bool
 find_group(const SsSegmentList *list, const SsGap *gaps, int n, int *g, int *first, int *last)
 {
-	int			at = *first;
-	bool		found = false;
+	int	 at = *first;
+	bool found = false;
 
 	for (; *g < n; (*g)++)
 	{
@@ -145,16 +145,16 @@ find_group(const SsSegmentList *list, const SsGap *gaps, int n, int *g, int *fir
 int
 ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n)
 {
-	MemoryContext join_cxt;
-	MemoryContext saved;
+	MemoryContext	join_cxt;
+	MemoryContext	saved;
 	SsSegmentWriter writer;
-	SsSegmentList list;
-	SsSegmentPlan *plan;
-	int			joined = 0;
-	int			kept = 0;
-	int			first = 0;
-	int			last = -1;
-	int			g = 0;
+	SsSegmentList	list;
+	SsSegmentPlan  *plan;
+	int				joined = 0;
+	int				kept = 0;
+	int				first = 0;
+	int				last = -1;
+	int				g = 0;
 
 	if (n <= 0)
 		return 0;
@@ -167,7 +167,7 @@ ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n)
 	while (find_group(&list, gaps, n, &g, &first, &last))
 	{
 		SsIntervals *set = ss_segment_read(&list, first, last);
-		int			here = join_set(set, gaps, n);
+		int			 here = join_set(set, gaps, n);
 
 		if (here > 0)
 		{

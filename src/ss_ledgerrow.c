@@ -34,13 +34,13 @@
 
 #include "ss_ledgerrow.h"
 
-#define RECORD_SIZE		44
+#define RECORD_SIZE 44
 
 #ifdef STREAMSINK_TEST
-int			ss_ledgerrow_segment = SS_LEDGER_SEGMENT;
+int ss_ledgerrow_segment = SS_LEDGER_SEGMENT;
 #endif
 
-#define DAMAGE_HINT		"Restore the table from a backup, or drop the pipeline and create it again."
+#define DAMAGE_HINT "Restore the table from a backup, or drop the pipeline and create it again."
 
 void
 ss_ledgerrow_report(int32 pipeline, int32 stream, const char *detail)
@@ -67,8 +67,8 @@ report_log_damage(int32 pipeline, const char *detail)
 void
 ss_ledgerrow_open(HeapTuple tuple, TupleDesc desc, SsLedgerRow *row)
 {
-	Datum		values[SS_LEDGER_NCOLUMNS];
-	bool		nulls[SS_LEDGER_NCOLUMNS];
+	Datum values[SS_LEDGER_NCOLUMNS];
+	bool  nulls[SS_LEDGER_NCOLUMNS];
 
 	if (desc->natts != SS_LEDGER_NCOLUMNS)
 		elog(ERROR, "table streamsink.ledger has %d columns", desc->natts);
@@ -114,9 +114,9 @@ static void
 get_range(const SsLedgerRow *row, TypeCacheEntry *typcache, MultirangeType *settled,
 		  uint32 i, SsInterval *interval)
 {
-	RangeBound	lower;
-	RangeBound	upper;
-	bool		good = true;
+	RangeBound lower;
+	RangeBound upper;
+	bool	   good = true;
 
 	multirange_get_bounds(typcache, settled, i, &lower, &upper);
 
@@ -145,8 +145,8 @@ get_range(const SsLedgerRow *row, TypeCacheEntry *typcache, MultirangeType *sett
 static const int64 *
 get_numbers(const SsLedgerRow *row, Datum array, Oid type, uint32 n, const char *detail)
 {
-	ArrayType  *numbers = DatumGetArrayTypeP(array);
-	int			ndim = ARR_NDIM(numbers);
+	ArrayType *numbers = DatumGetArrayTypeP(array);
+	int		   ndim = ARR_NDIM(numbers);
 
 	if (ARR_ELEMTYPE(numbers) != type || ARR_HASNULL(numbers) ||
 		ndim != (n > 0 ? 1 : 0) ||
@@ -162,15 +162,15 @@ ss_ledgerrow_read(const SsLedgerRow *row, SsIntervals *into)
 {
 	TypeCacheEntry *typcache = get_range_typcache();
 	MultirangeType *settled = get_settled(row);
-	uint32		n = settled->rangeCount;
-	const int64 *hashes = get_numbers(row, row->hashes, INT8OID, n, "It does not have one hash for each range.");
-	const int64 *times = get_numbers(row, row->settled_at, TIMESTAMPTZOID, n, "It does not have one time for each range.");
+	uint32			n = settled->rangeCount;
+	const int64	   *hashes = get_numbers(row, row->hashes, INT8OID, n, "It does not have one hash for each range.");
+	const int64	   *times = get_numbers(row, row->settled_at, TIMESTAMPTZOID, n, "It does not have one time for each range.");
 
 	if (n == 0)
 		ss_ledgerrow_report(row->pipeline, row->stream, "The set of settled ids is empty.");
 	for (uint32 i = 0; i < n; i++)
 	{
-		SsInterval	interval;
+		SsInterval interval;
 
 		get_range(row, typcache, settled, i, &interval);
 		interval.hash = (uint64) hashes[i];
@@ -186,15 +186,15 @@ static Datum
 make_multirange_datum(const SsInterval *intervals, size_t n)
 {
 	TypeCacheEntry *typcache = get_range_typcache();
-	RangeType **ranges = palloc(n * sizeof(RangeType *));
+	RangeType	  **ranges = palloc(n * sizeof(RangeType *));
 	MultirangeType *settled;
 
 	for (size_t i = 0; i < n; i++)
 	{
-		SsEntryId	first = intervals[i].first;
-		SsEntryId	end = intervals[i].last;
-		RangeBound	lower = {.val = EntryIdPGetDatum(&first), .inclusive = true, .lower = true};
-		RangeBound	upper = {.val = EntryIdPGetDatum(&end)};
+		SsEntryId  first = intervals[i].first;
+		SsEntryId  end = intervals[i].last;
+		RangeBound lower = {.val = EntryIdPGetDatum(&first), .inclusive = true, .lower = true};
+		RangeBound upper = {.val = EntryIdPGetDatum(&end)};
 
 		/* the type's own normal form, so that it need not be called */
 		upper.infinite = !ss_entryid_next(end, &end);
@@ -218,11 +218,11 @@ HeapTuple
 ss_ledgerrow_make(TupleDesc desc, int32 pipeline, int32 stream, int32 segment,
 				  const SsInterval *intervals, size_t n)
 {
-	SsEntryId	lowest;
-	SsEntryId	highest;
-	Datum		values[SS_LEDGER_NCOLUMNS];
-	bool		nulls[SS_LEDGER_NCOLUMNS] = {false};
-	Datum	   *members;
+	SsEntryId lowest;
+	SsEntryId highest;
+	Datum	  values[SS_LEDGER_NCOLUMNS];
+	bool	  nulls[SS_LEDGER_NCOLUMNS] = {false};
+	Datum	 *members;
 
 	if (desc->natts != SS_LEDGER_NCOLUMNS)
 		elog(ERROR, "table streamsink.ledger has %d columns", desc->natts);
@@ -252,9 +252,9 @@ ss_ledgerrow_make(TupleDesc desc, int32 pipeline, int32 stream, int32 segment,
 HeapTuple
 ss_ledgerrow_renumber(HeapTuple tuple, TupleDesc desc, int32 segment)
 {
-	Datum		values[SS_LEDGER_NCOLUMNS] = {0};
-	bool		nulls[SS_LEDGER_NCOLUMNS] = {false};
-	bool		replaced[SS_LEDGER_NCOLUMNS] = {false};
+	Datum values[SS_LEDGER_NCOLUMNS] = {0};
+	bool  nulls[SS_LEDGER_NCOLUMNS] = {false};
+	bool  replaced[SS_LEDGER_NCOLUMNS] = {false};
 
 	values[SS_LEDGER_segment - 1] = Int32GetDatum(segment);
 	replaced[SS_LEDGER_segment - 1] = true;
@@ -282,11 +282,11 @@ get_number(const char *from, uint64 *number)
 HeapTuple
 ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n)
 {
-	Datum		values[SS_LEDGER_LOG_NCOLUMNS];
-	bool		nulls[SS_LEDGER_LOG_NCOLUMNS] = {false};
-	Size		size = VARHDRSZ + (Size) n * RECORD_SIZE;
-	bytea	   *packed;
-	char	   *to;
+	Datum  values[SS_LEDGER_LOG_NCOLUMNS];
+	bool   nulls[SS_LEDGER_LOG_NCOLUMNS] = {false};
+	Size   size = VARHDRSZ + (Size) n * RECORD_SIZE;
+	bytea *packed;
+	char  *to;
 
 	Assert(n > 0 && n <= SS_LEDGER_LOG_ROW_MAX);
 	if (desc->natts != SS_LEDGER_LOG_NCOLUMNS)
@@ -298,7 +298,7 @@ ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, co
 	for (int i = 0; i < n; i++)
 	{
 		const SsInterval *interval = &intervals[i];
-		uint32		stream = pg_hton32((uint32) interval->stream);
+		uint32			  stream = pg_hton32((uint32) interval->stream);
 
 		if (ss_entryid_compare(interval->first, interval->last) > 0)
 			elog(ERROR, "interval of stream %d ends before it begins", interval->stream);
@@ -322,9 +322,9 @@ ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, co
 void
 ss_ledgerrow_open_log(HeapTuple tuple, TupleDesc desc, SsLogRow *row)
 {
-	Datum		values[SS_LEDGER_LOG_NCOLUMNS];
-	bool		nulls[SS_LEDGER_LOG_NCOLUMNS];
-	bytea	   *packed;
+	Datum  values[SS_LEDGER_LOG_NCOLUMNS];
+	bool   nulls[SS_LEDGER_LOG_NCOLUMNS];
+	bytea *packed;
 
 	if (desc->natts != SS_LEDGER_LOG_NCOLUMNS)
 		elog(ERROR, "table streamsink.ledger_log has %d columns", desc->natts);

@@ -11,47 +11,47 @@
 #include "ss_interval.h"
 
 /* Columns of streamsink.ledger. */
-#define SS_LEDGER_stream		1
-#define SS_LEDGER_segment		2
-#define SS_LEDGER_pipeline		3
-#define SS_LEDGER_lowest		4
-#define SS_LEDGER_highest		5
-#define SS_LEDGER_settled		6
-#define SS_LEDGER_hashes		7
-#define SS_LEDGER_settled_at	8
-#define SS_LEDGER_NCOLUMNS		8
+#define SS_LEDGER_stream	 1
+#define SS_LEDGER_segment	 2
+#define SS_LEDGER_pipeline	 3
+#define SS_LEDGER_lowest	 4
+#define SS_LEDGER_highest	 5
+#define SS_LEDGER_settled	 6
+#define SS_LEDGER_hashes	 7
+#define SS_LEDGER_settled_at 8
+#define SS_LEDGER_NCOLUMNS	 8
 
 /* Columns of streamsink.ledger_log. */
-#define SS_LEDGER_LOG_pipeline		1
-#define SS_LEDGER_LOG_settled_at	2
-#define SS_LEDGER_LOG_intervals		3
-#define SS_LEDGER_LOG_NCOLUMNS		3
+#define SS_LEDGER_LOG_pipeline	 1
+#define SS_LEDGER_LOG_settled_at 2
+#define SS_LEDGER_LOG_intervals	 3
+#define SS_LEDGER_LOG_NCOLUMNS	 3
 
 /*
  * Intervals in one row of streamsink.ledger at most: a fold rewrites such a
  * row, and a reader of old ids reads many of them.  Test builds can change it.
  */
-#define SS_LEDGER_SEGMENT		512
+#define SS_LEDGER_SEGMENT 512
 #ifdef STREAMSINK_TEST
-extern int	ss_ledgerrow_segment;
+extern int ss_ledgerrow_segment;
 #else
-#define ss_ledgerrow_segment	SS_LEDGER_SEGMENT
+#define ss_ledgerrow_segment SS_LEDGER_SEGMENT
 #endif
 
 /* Intervals in one row of the log at most; more make more rows. */
-#define SS_LEDGER_LOG_ROW_MAX	20000
+#define SS_LEDGER_LOG_ROW_MAX 20000
 
 /* A row of streamsink.ledger, its large columns not looked at yet; points into the tuple. */
 typedef struct SsLedgerRow
 {
-	int32		stream;
-	int32		segment;
-	int32		pipeline;
-	SsEntryId	lowest;			/* span of the set */
-	SsEntryId	highest;
-	Datum		settled;
-	Datum		hashes;
-	Datum		settled_at;
+	int32	  stream;
+	int32	  segment;
+	int32	  pipeline;
+	SsEntryId lowest; /* span of the set */
+	SsEntryId highest;
+	Datum	  settled;
+	Datum	  hashes;
+	Datum	  settled_at;
 } SsLedgerRow;
 
 /* A row of streamsink.ledger_log while its intervals are read. */
@@ -90,4 +90,4 @@ extern HeapTuple ss_ledgerrow_make(TupleDesc desc, int32 pipeline, int32 stream,
 								   const SsInterval *intervals, size_t n);
 extern HeapTuple ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n);
 
-#endif							/* SS_LEDGERROW_H */
+#endif /* SS_LEDGERROW_H */

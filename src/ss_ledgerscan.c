@@ -23,7 +23,7 @@
 static Oid
 find_index(Relation rel, const char *name)
 {
-	Oid			index = get_relname_relid(name, RelationGetNamespace(rel));
+	Oid index = get_relname_relid(name, RelationGetNamespace(rel));
 
 	if (!OidIsValid(index) || IndexGetRelation(index, true) != RelationGetRelid(rel))
 		ereport(ERROR,
@@ -75,10 +75,10 @@ ss_ledgerscan_visit(const SsLedgerTable *table, int32 value, ScanDirection direc
 					Snapshot snapshot, SsLedgerVisitor visit, void *arg)
 {
 	MemoryContext row_cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink ledger row", ALLOCSET_DEFAULT_SIZES);
-	bool		more = true;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	bool		  more = true;
+	ScanKeyData	  key;
+	SysScanDesc	  scan;
+	HeapTuple	  tuple;
 
 	ScanKeyInit(&key, table->column, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(value));
 	scan = systable_beginscan_ordered(table->rel, table->index, snapshot, 1, &key);

@@ -17,7 +17,7 @@
 
 #include "ss_login.h"
 
-#define LOGIN_REPLY_MAX		(64 * 1024)
+#define LOGIN_REPLY_MAX (64 * 1024)
 
 typedef enum LoginCommand
 {
@@ -28,7 +28,7 @@ typedef enum LoginCommand
 } LoginCommand;
 
 static void pg_attribute_noreturn()
-refuse_login(const SsRedisParams *params, const SsReply *reply)
+	refuse_login(const SsRedisParams *params, const SsReply *reply)
 {
 	const char *word = ss_reply_error_word(reply);
 	int			code = ss_reply_sqlstate(reply);
@@ -47,14 +47,14 @@ refuse_login(const SsRedisParams *params, const SsReply *reply)
 			 errmsg("Redis server \"%s\" refused the log-in", params->server_name),
 			 word ? errdetail("The server answered %s.", word) : 0,
 			 params->password == NULL ?
-			 errhint("Set password, and username if needed, in the user mapping.") :
-			 errhint("Check username and password of the user mapping; the server may expect none.")));
+				 errhint("Set password, and username if needed, in the user mapping.") :
+				 errhint("Check username and password of the user mapping; the server may expect none.")));
 }
 
 static void
 check_reply(const SsRedisParams *params, const SsReply *reply, LoginCommand command)
 {
-	int			code;
+	int code;
 
 	if (reply->type != SS_REPLY_ERROR)
 	{
@@ -78,7 +78,7 @@ check_reply(const SsRedisParams *params, const SsReply *reply, LoginCommand comm
 static char *
 clean_client_name(const char *name)
 {
-	char	   *result = pstrdup(name);
+	char *result = pstrdup(name);
 
 	for (char *p = result; *p; p++)
 	{
@@ -92,17 +92,17 @@ void
 ss_login_run(SsRedis *redis, const char *client_name, int64 deadline, uint32 wait_event_info)
 {
 	const SsRedisParams *params = ss_redis_params(redis);
-	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink log-in", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	LoginCommand sent[4];
-	int			nsent = 0;
-	SsArena		arena;
-	const char *argv[3];
-	char		number[16];
+	MemoryContext		 cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink log-in", ALLOCSET_SMALL_SIZES);
+	MemoryContext		 old = MemoryContextSwitchTo(cxt);
+	LoginCommand		 sent[4];
+	int					 nsent = 0;
+	SsArena				 arena;
+	const char			*argv[3];
+	char				 number[16];
 
 	if (params->password != NULL)
 	{
-		bool		named = params->username != NULL && strcmp(params->username, "default") != 0;
+		bool named = params->username != NULL && strcmp(params->username, "default") != 0;
 
 		argv[0] = "AUTH";
 		argv[1] = named ? params->username : params->password;

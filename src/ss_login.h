@@ -15,4 +15,4 @@
  */
 extern void ss_login_run(SsRedis *redis, const char *client_name, int64 deadline, uint32 wait_event_info);
 
-#endif							/* SS_LOGIN_H */
+#endif /* SS_LOGIN_H */

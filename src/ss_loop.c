@@ -49,13 +49,13 @@
 #include "ss_stats.h"
 #include "ss_worker.h"
 
-#define CHECK_MS		1000	/* the catalog is looked at this often without being told */
-#define FOLD_IDLE_MS	10000	/* an unfolded log is folded after this time at the latest */
+#define CHECK_MS		 1000	/* the catalog is looked at this often without being told */
+#define FOLD_IDLE_MS	 10000	/* an unfolded log is folded after this time at the latest */
 #define MAX_WAITING_ACKS 100000 /* entries whose acknowledgement may wait for a flush */
 
-static TimeoutId deadline_timeout;
+static TimeoutId   deadline_timeout;
 static TimestampTz checked_at = 0;
-static uint32 changes_seen = 0;
+static uint32	   changes_seen = 0;
 
 /* The batch takes too long: cancel it as a statement time-out would. */
 static void
@@ -110,9 +110,9 @@ bool
 ss_loop_is_changed(const SsPipeline *pipeline)
 {
 	MemoryContext saved = CurrentMemoryContext;
-	TimestampTz now = GetCurrentTimestamp();
-	uint32		changes = ss_shmem_changes();
-	bool		changed;
+	TimestampTz	  now = GetCurrentTimestamp();
+	uint32		  changes = ss_shmem_changes();
+	bool		  changed;
 
 	if (ConfigReloadPending)
 	{
@@ -136,10 +136,10 @@ static void
 stop_pipeline(const SsPipeline *pipeline, const SsBatch *batch, MemoryContext cxt)
 {
 	const SsRefusal *refusal = &batch->refusals[0];
-	const SsEntry *entry = &batch->entries[refusal->entry];
-	char		id[SS_ENTRYID_MAXLEN];
-	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	char	   *failure;
+	const SsEntry	*entry = &batch->entries[refusal->entry];
+	char			 id[SS_ENTRYID_MAXLEN];
+	MemoryContext	 saved = MemoryContextSwitchTo(cxt);
+	char			*failure;
 
 	ss_entryid_print(entry->id, id);
 	failure = psprintf("entry %s of stream \"%s\" was refused: %s", id, entry->stream->name,
@@ -160,9 +160,9 @@ stop_pipeline(const SsPipeline *pipeline, const SsBatch *batch, MemoryContext cx
 static void
 count_batch(const SsPump *pump, const SsCounters *counters)
 {
-	SsBatch    *batch = pump->batch;
-	SsEntryId  *ids = palloc_array(SsEntryId, batch->nentries + 1);
-	int			n = 0;
+	SsBatch	  *batch = pump->batch;
+	SsEntryId *ids = palloc_array(SsEntryId, batch->nentries + 1);
+	int		   n = 0;
 
 	/* End-to-end latency is a matter of what was written just now, not of what was repeated. */
 	for (int i = 0; i < batch->nentries; i++)
@@ -176,14 +176,14 @@ count_batch(const SsPump *pump, const SsCounters *counters)
 static bool
 settle(SsPump *pump, SsLoopEnd *end)
 {
-	SsPipeline *pipeline = pump->run->pipeline;
-	SsBatch    *batch = pump->batch;
-	bool		shared = pump->run->tmpl->single && pump->nshares > 1;
-	SsCounters	counters;
+	SsPipeline	  *pipeline = pump->run->pipeline;
+	SsBatch		  *batch = pump->batch;
+	bool		   shared = pump->run->tmpl->single && pump->nshares > 1;
+	SsCounters	   counters;
 	SsSettleResult result;
-	MemoryContext turn = CurrentMemoryContext;
-	instr_time	started;
-	instr_time	committed;
+	MemoryContext  turn = CurrentMemoryContext;
+	instr_time	   started;
+	instr_time	   committed;
 
 	SS_FAULT("after-read");
 	if (!ss_shmem_begin_batch(pipeline->generation))
@@ -258,15 +258,15 @@ static bool
 is_ready(const SsPump *pump)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
-	const SsBatch *batch = pump->batch;
+	const SsBatch	 *batch = pump->batch;
 
 	if (batch->nentries == 0)
 		return false;
 	return batch->nentries >= pipeline->batch_size ||
-		batch->bytes >= pipeline->batch_bytes ||
-		batch->arena.used >= pipeline->batch_bytes ||
-		pipeline->linger_ms == 0 ||
-		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(batch->started_at, pipeline->linger_ms);
+		   batch->bytes >= pipeline->batch_bytes ||
+		   batch->arena.used >= pipeline->batch_bytes ||
+		   pipeline->linger_ms == 0 ||
+		   GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(batch->started_at, pipeline->linger_ms);
 }
 
 /* How long the next read may wait in Redis: until the batch must go, or as long as is usual. */
@@ -286,7 +286,7 @@ static void
 report_state(const SsPump *pump)
 {
 	const SsStream *aside = NULL;
-	bool		live = false;
+	bool			live = false;
 
 	for (int i = 0; i < pump->nstreams; i++)
 	{
@@ -309,10 +309,10 @@ report_state(const SsPump *pump)
 SsLoopEnd
 ss_loop_run(SsPump *pump)
 {
-	SsPipeline *pipeline = pump->run->pipeline;
-	SsLoopEnd	end = SS_LOOP_CHANGED;
-	int			log_rows = 1;	/* a crash may have left some */
-	TimestampTz folded_at = GetCurrentTimestamp();
+	SsPipeline	 *pipeline = pump->run->pipeline;
+	SsLoopEnd	  end = SS_LOOP_CHANGED;
+	int			  log_rows = 1; /* a crash may have left some */
+	TimestampTz	  folded_at = GetCurrentTimestamp();
 	MemoryContext turn = AllocSetContextCreate(pump->cxt, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
 
 	for (;;)
@@ -333,7 +333,7 @@ ss_loop_run(SsPump *pump)
 
 		if (!pump->reading)
 		{
-			bool		idle = pump->batch->nentries == 0 && ss_pump_is_quiet(pump);
+			bool idle = pump->batch->nentries == 0 && ss_pump_is_quiet(pump);
 
 			/* Before a wait: nobody would wake us later for acknowledgements that wait for a flush. */
 			if (idle)
@@ -341,7 +341,8 @@ ss_loop_run(SsPump *pump)
 			if (!ss_pump_send_read(pump, longest_block(pump)) && pump->batch->nentries == 0)
 			{
 				if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100,
-							  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+							  PG_WAIT_EXTENSION) &
+					WL_LATCH_SET)
 					ResetLatch(MyLatch);
 				continue;
 			}

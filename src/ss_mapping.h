@@ -20,14 +20,14 @@ typedef struct SsMapping SsMapping;
 /* What a column is filled from, for describe(). */
 typedef struct SsMappingColumn
 {
-	const char *name;			/* column of batch */
+	const char *name; /* column of batch */
 	Oid			type;
 	int32		typmod;
-	const char *source;			/* "field device_id", "placeholder device_id", "_id", "rest", "default" */
-	bool		required;		/* NOT NULL, without default, checked while decoding */
-	bool		insert;			/* part of the generated INSERT */
-	bool		is_meta;		/* one of _id _stream _time _seq _fields added to the row type */
-	bool		supplied;		/* placeholder or meta column: always there */
+	const char *source;	  /* "field device_id", "placeholder device_id", "_id", "rest", "default" */
+	bool		required; /* NOT NULL, without default, checked while decoding */
+	bool		insert;	  /* part of the generated INSERT */
+	bool		is_meta;  /* one of _id _stream _time _seq _fields added to the row type */
+	bool		supplied; /* placeholder or meta column: always there */
 } SsMappingColumn;
 
 /*
@@ -36,10 +36,10 @@ typedef struct SsMappingColumn
  */
 typedef struct SsRow
 {
-	int			entry;			/* index into batch->entries */
-	Datum	   *values;
-	bool	   *isnull;
-	Bitmapset  *present;
+	int		   entry; /* index into batch->entries */
+	Datum	  *values;
+	bool	  *isnull;
+	Bitmapset *present;
 } SsRow;
 
 /*
@@ -49,18 +49,18 @@ typedef struct SsRow
  * allow_inexact, 42703 a name in columns, rest or key that does not exist, 22023 others.
  */
 extern SsMapping *ss_mapping_build(const SsPipeline *pipeline, const SsTemplate *tmpl, MemoryContext parent);
-extern void ss_mapping_free(SsMapping *mapping);
+extern void		  ss_mapping_free(SsMapping *mapping);
 
 /* False once a relation or type behind it was invalidated: build it again. */
 extern bool ss_mapping_is_valid(const SsMapping *mapping);
 
 /* Row type of batch: the mapped columns, then _id _stream _time _seq _fields (those not already columns of the row type). */
-extern TupleDesc ss_mapping_desc(const SsMapping *mapping);
-extern int	ss_mapping_ncolumns(const SsMapping *mapping);
+extern TupleDesc			  ss_mapping_desc(const SsMapping *mapping);
+extern int					  ss_mapping_ncolumns(const SsMapping *mapping);
 extern const SsMappingColumn *ss_mapping_column(const SsMapping *mapping, int column);
 
 /* OID of the target, InvalidOid with a transform and no target. */
-extern Oid	ss_mapping_target(const SsMapping *mapping);
+extern Oid ss_mapping_target(const SsMapping *mapping);
 
 /* Build _fields only if somebody says it is used; generated INSERTs know by themselves. */
 extern void ss_mapping_use_fields(SsMapping *mapping, bool used);
@@ -73,6 +73,6 @@ extern void ss_mapping_use_fields(SsMapping *mapping, bool used);
  * is refused (stage "decode", with the column in the error); any other error
  * is raised.  _seq numbers the rows from 0 in batch order.
  */
-extern int	ss_mapping_rows(SsMapping *mapping, SsBatch *batch, SsRow **rows);
+extern int ss_mapping_rows(SsMapping *mapping, SsBatch *batch, SsRow **rows);
 
-#endif							/* SS_MAPPING_H */
+#endif /* SS_MAPPING_H */

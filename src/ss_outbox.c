@@ -30,7 +30,7 @@
 #include "ss_shmem.h"
 
 /* Bytes kept of an error's message. */
-#define MAX_ERROR_BYTES	1000
+#define MAX_ERROR_BYTES 1000
 
 enum
 {
@@ -59,10 +59,10 @@ system_identifier(void)
 static ArrayType *
 args_to_array(int nargs, const char *const *args, const size_t *arglens)
 {
-	Datum	   *elements = MemoryContextAllocExtended(CurrentMemoryContext, Max(nargs, 1) * sizeof(Datum),
-													  MCXT_ALLOC_HUGE);
-	ArrayType  *array;
-	int			i;
+	Datum	  *elements = MemoryContextAllocExtended(CurrentMemoryContext, Max(nargs, 1) * sizeof(Datum),
+													 MCXT_ALLOC_HUGE);
+	ArrayType *array;
+	int		   i;
 
 	for (i = 0; i < nargs; i++)
 		elements[i] = PointerGetDatum(cstring_to_text_with_len(args[i], arglens[i]));
@@ -78,12 +78,12 @@ ss_outbox_add(const char *server, const char *role, const char *kind,
 			  const char *name, const char *pipeline,
 			  int nargs, const char *const *args, const size_t *arglens)
 {
-	Relation	outbox = ss_catalog_open("outbox_queue", RowExclusiveLock, false);
-	Datum		values[OUTBOX_NCOLUMNS] = {0};
-	bool		nulls[OUTBOX_NCOLUMNS] = {0};
-	NameData	role_name;
-	ArrayType  *array = args_to_array(nargs, args, arglens);
-	HeapTuple	tuple;
+	Relation   outbox = ss_catalog_open("outbox_queue", RowExclusiveLock, false);
+	Datum	   values[OUTBOX_NCOLUMNS] = {0};
+	bool	   nulls[OUTBOX_NCOLUMNS] = {0};
+	NameData   role_name;
+	ArrayType *array = args_to_array(nargs, args, arglens);
+	HeapTuple  tuple;
 
 	namestrcpy(&role_name, role);
 	values[OUTBOX_id - 1] = Int64GetDatum(ss_catalog_nextval("outbox_id_seq"));
@@ -118,10 +118,10 @@ ss_outbox_add(const char *server, const char *role, const char *kind,
 static bool
 is_ours(HeapTuple tuple, TupleDesc desc, const char *system)
 {
-	bool		isnull;
-	Datum		value;
-	char	   *origin;
-	bool		result;
+	bool  isnull;
+	Datum value;
+	char *origin;
+	bool  result;
 
 	value = heap_getattr(tuple, OUTBOX_origin_database, desc, &isnull);
 	if (isnull || DatumGetObjectId(value) != MyDatabaseId)
@@ -136,11 +136,11 @@ static SsOutboxRow *
 form_row(HeapTuple tuple, TupleDesc desc, Size *bytes)
 {
 	SsOutboxRow *row = palloc0(sizeof(SsOutboxRow));
-	Datum		values[OUTBOX_NCOLUMNS];
-	bool		nulls[OUTBOX_NCOLUMNS];
-	ArrayType  *array;
-	Datum	   *elements;
-	int			i;
+	Datum		 values[OUTBOX_NCOLUMNS];
+	bool		 nulls[OUTBOX_NCOLUMNS];
+	ArrayType	*array;
+	Datum		*elements;
+	int			 i;
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	row->id = DatumGetInt64(values[OUTBOX_id - 1]);
@@ -266,14 +266,14 @@ ss_outbox_fail(int64 id, const char *error)
 		return;
 	if (HeapTupleIsValid(tuple))
 	{
-		TupleDesc	desc = RelationGetDescr(outbox);
-		Datum		values[OUTBOX_NCOLUMNS] = {0};
-		bool		nulls[OUTBOX_NCOLUMNS] = {0};
-		bool		replace[OUTBOX_NCOLUMNS] = {0};
-		bool		isnull;
-		int32		attempts = DatumGetInt32(heap_getattr(tuple, OUTBOX_attempts, desc, &isnull));
-		int			len = pg_mbcliplen(error, strlen(error), MAX_ERROR_BYTES);
-		HeapTuple	changed;
+		TupleDesc desc = RelationGetDescr(outbox);
+		Datum	  values[OUTBOX_NCOLUMNS] = {0};
+		bool	  nulls[OUTBOX_NCOLUMNS] = {0};
+		bool	  replace[OUTBOX_NCOLUMNS] = {0};
+		bool	  isnull;
+		int32	  attempts = DatumGetInt32(heap_getattr(tuple, OUTBOX_attempts, desc, &isnull));
+		int		  len = pg_mbcliplen(error, strlen(error), MAX_ERROR_BYTES);
+		HeapTuple changed;
 
 		values[OUTBOX_attempts - 1] = Int32GetDatum(attempts < PG_INT32_MAX ? attempts + 1 : attempts);
 		replace[OUTBOX_attempts - 1] = true;

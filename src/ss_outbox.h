@@ -25,15 +25,15 @@ extern bool ss_outbox_pending(void);
 /* A row as the courier needs it. */
 typedef struct SsOutboxRow
 {
-	int64		id;
-	char	   *server;
-	char	   *role;
-	char	   *kind;
-	char	   *name;			/* in UTF-8 */
-	int32		attempts;		/* that failed so far */
-	int			nargs;
+	int64		 id;
+	char		*server;
+	char		*role;
+	char		*kind;
+	char		*name;	   /* in UTF-8 */
+	int32		 attempts; /* that failed so far */
+	int			 nargs;
 	const char **args;
-	size_t	   *arglens;
+	size_t		*arglens;
 } SsOutboxRow;
 
 /*
@@ -52,4 +52,4 @@ extern void ss_outbox_fail(int64 id, const char *error);
 /* Entry point of the courier, a short-lived background worker; main_arg is its slot, bgw_extra begins with SsWorkerArgs. */
 extern void streamsink_courier_main(Datum main_arg);
 
-#endif							/* SS_OUTBOX_H */
+#endif /* SS_OUTBOX_H */

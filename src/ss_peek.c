@@ -13,7 +13,7 @@
 #include "ss_peek.h"
 #include "ss_server.h"
 
-#define REPLY_LIMIT		(64 * 1024 * 1024)
+#define REPLY_LIMIT (64 * 1024 * 1024)
 
 SsRedis *
 ss_peek_connect(const SsPipeline *pipeline, MemoryContext parent)
@@ -27,7 +27,7 @@ ss_peek_connect(const SsPipeline *pipeline, MemoryContext parent)
 SsReply *
 ss_peek_reply(SsRedis *redis, Size limit)
 {
-	SsArena    *arena = palloc_object(SsArena);
+	SsArena *arena = palloc_object(SsArena);
 
 	ss_arena_init(arena, CurrentMemoryContext, limit);
 	return ss_redis_receive(redis, arena, 0, PG_WAIT_EXTENSION);
@@ -43,8 +43,8 @@ compare_names(const ListCell *a, const ListCell *b)
 static List *
 drop_doubles(List *streams)
 {
-	List	   *unique = NIL;
-	ListCell   *cell;
+	List	 *unique = NIL;
+	ListCell *cell;
 
 	list_sort(streams, compare_names);
 	foreach(cell, streams)
@@ -57,7 +57,7 @@ drop_doubles(List *streams)
 static List *
 add_stream(SsRun *run, List *streams, char *name)
 {
-	SsStream   *stream = palloc0_object(SsStream);
+	SsStream *stream = palloc0_object(SsStream);
 
 	if (!ss_run_name_stream(run, stream, name, CurrentMemoryContext))
 		return streams;
@@ -68,15 +68,15 @@ add_stream(SsRun *run, List *streams, char *name)
 List *
 ss_peek_streams(SsRedis *redis, SsRun *run, int max)
 {
-	List	   *streams = NIL;
-	char	   *cursor = "0";
+	List *streams = NIL;
+	char *cursor = "0";
 
 	if (run->tmpl->single)
 		return add_stream(run, NIL, pstrdup(run->tmpl->key));
 	do
 	{
 		const SsReply *keys;
-		const char *next;
+		const char	  *next;
 
 		CHECK_FOR_INTERRUPTS();
 		ss_stream_append_scan(redis, cursor, run->tmpl->glob);
@@ -84,7 +84,7 @@ ss_peek_streams(SsRedis *redis, SsRun *run, int max)
 		for (uint32 i = 0; i < keys->n; i++)
 		{
 			const SsReply *key = &keys->items[i];
-			char	   *name;
+			char		  *name;
 
 			if (key->type != SS_REPLY_STRING)
 				continue;

@@ -21,4 +21,4 @@ extern List *ss_peek_streams(SsRedis *redis, SsRun *run, int max);
 /* Ask one question and take its reply, in an arena of CurrentMemoryContext. */
 extern SsReply *ss_peek_reply(SsRedis *redis, Size limit);
 
-#endif							/* SS_PEEK_H */
+#endif /* SS_PEEK_H */

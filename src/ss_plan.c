@@ -11,33 +11,33 @@
 #include "ss_plan.h"
 
 /* INSERTs that are kept; the least recently used goes first. */
-#define MAX_KEPT	16
+#define MAX_KEPT 16
 
 typedef struct KeptInsert
 {
-	Bitmapset  *set;			/* columns that a conflict updates */
-	SPIPlanPtr	plan;
-	uint64		used;			/* clock at last use */
+	Bitmapset *set; /* columns that a conflict updates */
+	SPIPlanPtr plan;
+	uint64	   used; /* clock at last use */
 } KeptInsert;
 
 struct SsPlans
 {
-	MemoryContext cxt;
-	MemoryContextCallback callback;
-	const SsPipeline *pipeline;
-	const SsMapping *mapping;
+	MemoryContext			cxt;
+	MemoryContextCallback	callback;
+	const SsPipeline	   *pipeline;
+	const SsMapping		   *mapping;
 	const SsStatementShape *shape;
-	KeptInsert	inserts[MAX_KEPT];
-	int			ninserts;
-	uint64		clock;
-	SPIPlanPtr	superseded;		/* NULL until first use */
+	KeptInsert				inserts[MAX_KEPT];
+	int						ninserts;
+	uint64					clock;
+	SPIPlanPtr				superseded; /* NULL until first use */
 };
 
 /* Kept plans lie outside our context: they must go when it does, also after an ERROR. */
 static void
 free_plans(void *arg)
 {
-	SsPlans    *plans = arg;
+	SsPlans *plans = arg;
 
 	while (plans->ninserts > 0)
 		SPI_freeplan(plans->inserts[--plans->ninserts].plan);
@@ -50,7 +50,7 @@ SsPlans *
 ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
 			   const SsStatementShape *shape, MemoryContext cxt)
 {
-	SsPlans    *plans = MemoryContextAllocZero(cxt, sizeof(SsPlans));
+	SsPlans *plans = MemoryContextAllocZero(cxt, sizeof(SsPlans));
 
 	plans->cxt = cxt;
 	plans->pipeline = pipeline;
@@ -66,7 +66,7 @@ void
 ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int			result;
+	int					   result;
 
 	enr->md.name = SS_BATCH_RELATION;
 	enr->md.reliddesc = InvalidOid;
@@ -83,7 +83,7 @@ ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows)
 void
 ss_plan_unregister(void)
 {
-	int			result = SPI_unregister_relation(SS_BATCH_RELATION);
+	int result = SPI_unregister_relation(SS_BATCH_RELATION);
 
 	if (result != SPI_OK_REL_UNREGISTER)
 		elog(ERROR, "could not unregister relation \"%s\": %s", SS_BATCH_RELATION, SPI_result_code_string(result));
@@ -93,7 +93,7 @@ ss_plan_unregister(void)
 static SPIPlanPtr
 prepare_kept(const char *sql)
 {
-	SPIPlanPtr	plan = SPI_prepare(sql, 0, NULL);
+	SPIPlanPtr plan = SPI_prepare(sql, 0, NULL);
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
@@ -125,11 +125,11 @@ make_room(SsPlans *plans)
 SPIPlanPtr
 ss_plan_insert(SsPlans *plans, const Bitmapset *set)
 {
-	KeptInsert *kept;
-	Bitmapset  *copy;
-	SPIPlanPtr	plan;
+	KeptInsert	 *kept;
+	Bitmapset	 *copy;
+	SPIPlanPtr	  plan;
 	MemoryContext oldcontext;
-	int			i;
+	int			  i;
 
 	for (i = 0; i < plans->ninserts; i++)
 	{
@@ -164,7 +164,7 @@ ss_plan_superseded(SsPlans *plans)
 void
 ss_plan_execute(SPIPlanPtr plan)
 {
-	int			result = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	int result = SPI_execute_plan(plan, NULL, NULL, false, 0);
 
 	if (result < 0)
 		elog(ERROR, "could not execute a kept plan: %s", SPI_result_code_string(result));

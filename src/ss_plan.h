@@ -32,4 +32,4 @@ extern SPIPlanPtr ss_plan_superseded(SsPlans *plans);
 /* Run a plan; SPI_processed and SPI_tuptable tell the rest. */
 extern void ss_plan_execute(SPIPlanPtr plan);
 
-#endif							/* SS_PLAN_H */
+#endif /* SS_PLAN_H */

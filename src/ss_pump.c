@@ -20,14 +20,14 @@
 #include "ss_pump.h"
 #include "ss_server.h"
 
-#define FIRST_BUDGET		64	/* entries of the first read after a connect */
-#define LEAVE_MS			300 /* wait for Redis when leaving */
-#define PROGRESS_BYTES		(64 * 1024) /* of a reply move its deadline */
-#define RECHECK_MS			10000
-#define TAKEOVER_MS			10000
-#define JOIN_FIRST_MS		1000	/* from the connect to the first look for what can be joined */
-#define ACK_REPLIES_LIMIT	(64 * 1024 * 1024)
-#define MAX_READ_FAILURES	5	/* error replies about streams in a row before they are raised */
+#define FIRST_BUDGET	  64		  /* entries of the first read after a connect */
+#define LEAVE_MS		  300		  /* wait for Redis when leaving */
+#define PROGRESS_BYTES	  (64 * 1024) /* of a reply move its deadline */
+#define RECHECK_MS		  10000
+#define TAKEOVER_MS		  10000
+#define JOIN_FIRST_MS	  1000 /* from the connect to the first look for what can be joined */
+#define ACK_REPLIES_LIMIT (64 * 1024 * 1024)
+#define MAX_READ_FAILURES 5 /* error replies about streams in a row before they are raised */
 
 /*
  * Bytes of memory the replies of one batch may take.  A reply above it breaks
@@ -44,12 +44,12 @@ SsPump *
 ss_pump_open(SsRun *run, int share, int nshares, bool session,
 			 int caution, MemoryContext parent)
 {
-	MemoryContext cxt = AllocSetContextCreate(parent, "streamsink connection", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	SsPump	   *pump = palloc0_object(SsPump);
-	SsPipeline *pipeline = run->pipeline;
+	MemoryContext  cxt = AllocSetContextCreate(parent, "streamsink connection", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext  saved = MemoryContextSwitchTo(cxt);
+	SsPump		  *pump = palloc0_object(SsPump);
+	SsPipeline	  *pipeline = run->pipeline;
 	SsRedisParams *params;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz	   now = GetCurrentTimestamp();
 
 	pump->cxt = cxt;
 	pump->run = run;
@@ -98,8 +98,8 @@ ss_pump_task_due(SsPump *pump)
 	TimestampTz now = GetCurrentTimestamp();
 
 	return now >= pump->scan_due || now >= pump->sample_due ||
-		now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due ||
-		ss_discover_unprepared(pump, now);
+		   now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due ||
+		   ss_discover_unprepared(pump, now);
 }
 
 void
@@ -172,8 +172,8 @@ ss_pump_read_ahead(SsPump *pump)
 bool
 ss_pump_send_read(SsPump *pump, int max_block_ms)
 {
-	bool		idle = max_block_ms > 0 && ss_pump_is_quiet(pump) && !pump->session;
-	int			block_ms = 0;
+	bool idle = max_block_ms > 0 && ss_pump_is_quiet(pump) && !pump->session;
+	int	 block_ms = 0;
 
 	Assert(!pump->reading);
 	if (!ss_rotation_choose(pump, idle))
@@ -181,7 +181,7 @@ ss_pump_send_read(SsPump *pump, int max_block_ms)
 	if (max_block_ms > 0 && !pump->read_pending && (idle || pump->batch->nentries > 0))
 	{
 		/* Only over all keys may a read wait as long as it likes. */
-		int64		longest = ss_rotation_count_live(pump) <= pump->nread ? ss_guc_block_time : 20;
+		int64 longest = ss_rotation_count_live(pump) <= pump->nread ? ss_guc_block_time : 20;
 
 		block_ms = (int) Max(1, Min(Min(longest, max_block_ms), until_next_task(pump)));
 	}
@@ -220,9 +220,9 @@ take_read_error(SsPump *pump, const SsReply *reply)
 static void
 take_read(SsPump *pump, const SsReply *reply)
 {
-	SsBatch    *batch = pump->batch;
-	Size		used_before = pump->used_before;
-	int			added;
+	SsBatch *batch = pump->batch;
+	Size	 used_before = pump->used_before;
+	int		 added;
 
 	if (reply->type == SS_REPLY_ERROR)
 	{
@@ -259,7 +259,7 @@ bool
 ss_pump_receive(SsPump *pump, long timeout_ms)
 {
 	TimestampTz give_up = timeout_ms < 0 ? DT_NOEND :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+										   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 
 	Assert(pump->reading);
 	if (pump->read_ahead)
@@ -271,7 +271,7 @@ ss_pump_receive(SsPump *pump, long timeout_ms)
 	}
 	for (;;)
 	{
-		SsReply    *reply = ss_redis_poll(pump->redis, &pump->batch->arena);
+		SsReply	   *reply = ss_redis_poll(pump->redis, &pump->batch->arena);
 		TimestampTz now;
 		instr_time	started;
 		instr_time	ended;
@@ -325,7 +325,7 @@ ss_pump_receive(SsPump *pump, long timeout_ms)
 void
 ss_pump_acknowledge(SsPump *pump, bool flush)
 {
-	int			commands = ss_settle_acks_send(pump->acks, pump->redis, flush);
+	int commands = ss_settle_acks_send(pump->acks, pump->redis, flush);
 
 	if (pump->reading)
 		pump->acks_behind += commands;
@@ -336,7 +336,7 @@ ss_pump_acknowledge(SsPump *pump, bool flush)
 	if (flush && !pump->reading && pump->acks_ahead > 0)
 	{
 		MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink replies", ALLOCSET_SMALL_SIZES);
-		SsArena		arena;
+		SsArena		  arena;
 
 		ss_arena_init(&arena, scratch, ACK_REPLIES_LIMIT);
 		for (; pump->acks_ahead > 0; pump->acks_ahead--)
@@ -353,7 +353,7 @@ ss_pump_leave(SsPump *pump)
 	ss_pump_acknowledge(pump, false);
 	if (ss_settle_acks_waiting(pump->acks) > 0)
 	{
-		int			commands = ss_settle_acks_send(pump->acks, pump->redis, true);
+		int commands = ss_settle_acks_send(pump->acks, pump->redis, true);
 
 		if (pump->reading)
 			pump->acks_behind += commands;
@@ -365,7 +365,7 @@ ss_pump_leave(SsPump *pump)
 	while (!(pump->reading && pump->read_blocks) &&
 		   (pump->acks_ahead > 0 || pump->acks_behind > 0 || ss_redis_unsent(pump->redis) > 0))
 	{
-		SsReply    *reply;
+		SsReply	   *reply;
 		TimestampTz now = GetCurrentTimestamp();
 
 		if (now >= give_up)

@@ -22,60 +22,60 @@
 typedef struct SsPump
 {
 	MemoryContext cxt;
-	SsRun	   *run;			/* not ours: it outlives connections */
-	SsRedis    *redis;
-	SsAcks	   *acks;
-	SsBatch    *batch;
-	bool		session;		/* ingest: inside a caller's transaction, never blocks */
-	int			share;			/* which share of nshares */
-	int			nshares;
-	char		consumer[96];
+	SsRun		 *run; /* not ours: it outlives connections */
+	SsRedis		 *redis;
+	SsAcks		 *acks;
+	SsBatch		 *batch;
+	bool		  session; /* ingest: inside a caller's transaction, never blocks */
+	int			  share;   /* which share of nshares */
+	int			  nshares;
+	char		  consumer[96];
 
 	/* the streams of this share */
-	SsStream  **streams;
-	int			nstreams;
-	int			streams_capacity;
-	HTAB	   *by_name;
-	char	   *scan_cursor;	/* a look for new streams under way, or NULL */
-	bool		first_scan;		/* no stream of the pipeline was known before: they begin at start_from */
-	List	   *first_names;	/* what that look found so far, of all shares */
+	SsStream **streams;
+	int		   nstreams;
+	int		   streams_capacity;
+	HTAB	  *by_name;
+	char	  *scan_cursor; /* a look for new streams under way, or NULL */
+	bool	   first_scan;	/* no stream of the pipeline was known before: they begin at start_from */
+	List	  *first_names; /* what that look found so far, of all shares */
 
 	/* the outstanding read */
 	bool		reading;
-	bool		read_pending;	/* own pending entries, not new ones */
+	bool		read_pending; /* own pending entries, not new ones */
 	int			read_count;
 	bool		read_blocks;
-	Size		used_before;	/* of the batch's memory, when its reply began */
+	Size		used_before; /* of the batch's memory, when its reply began */
 	TimestampTz read_deadline;
-	bool		read_ahead;		/* sent before a batch was written, and not waited for yet */
-	uint64		read_mark;		/* bytes received when the deadline was set */
+	bool		read_ahead; /* sent before a batch was written, and not waited for yet */
+	uint64		read_mark;	/* bytes received when the deadline was set */
 	SsStream   *read_streams[SS_STREAM_MAX_KEYS];
 	int			nread;
-	int			read_failures;	/* consecutive error replies that named a stream */
-	int			acks_ahead;		/* replies to XACK that come before the read's */
-	int			acks_behind;	/* ... after it */
+	int			read_failures; /* consecutive error replies that named a stream */
+	int			acks_ahead;	   /* replies to XACK that come before the read's */
+	int			acks_behind;   /* ... after it */
 
 	/* rotation and its budget */
 	int			cursor;
 	int			hot_cursor;
-	int			quiet;			/* streams asked in vain since the last entry */
-	int			budget;			/* entries the next read may bring */
-	int64		entry_bytes;	/* memory an entry was seen to need */
-	bool		ahead;			/* the next read is for the batch after this one */
-	Size		reply_limit;	/* bytes of memory a batch's replies may take */
+	int			quiet;		 /* streams asked in vain since the last entry */
+	int			budget;		 /* entries the next read may bring */
+	int64		entry_bytes; /* memory an entry was seen to need */
+	bool		ahead;		 /* the next read is for the batch after this one */
+	Size		reply_limit; /* bytes of memory a batch's replies may take */
 	TimestampTz swept_at;
 
 	/* when the periodic tasks are due */
 	TimestampTz scan_due;
 	TimestampTz sample_due;
-	TimestampTz recheck_due;	/* own pending entries once more: a command of a dead connection may run late */
+	TimestampTz recheck_due; /* own pending entries once more: a command of a dead connection may run late */
 	TimestampTz takeover_due;
 	TimestampTz join_due;
 	int			sample_cursor;
-	int			join_cursor;	/* the stream whose ledger is joined next */
-	bool		join_refused;	/* Redis does not let us ask */
+	int			join_cursor;  /* the stream whose ledger is joined next */
+	bool		join_refused; /* Redis does not let us ask */
 
-	int64		wait_us;		/* time spent waiting for Redis since the last batch */
+	int64 wait_us; /* time spent waiting for Redis since the last batch */
 } SsPump;
 
 /*
@@ -86,7 +86,7 @@ typedef struct SsPump
  */
 extern SsPump *ss_pump_open(SsRun *run, int share, int nshares, bool session,
 							int caution, MemoryContext parent);
-extern void ss_pump_close(SsPump *pump);
+extern void	   ss_pump_close(SsPump *pump);
 
 /*
  * Do the periodic tasks that are due (prepare groups, look for streams, sample, take over, join): nothing
@@ -155,4 +155,4 @@ extern void ss_takeover_step(SsPump *pump);
 /* Join settled intervals of some streams where nothing lies between them; sets join_due.  Not in a session. */
 extern void ss_join_step(SsPump *pump);
 
-#endif							/* SS_PUMP_H */
+#endif /* SS_PUMP_H */

@@ -22,7 +22,7 @@
 #include "ss_redis.h"
 
 /* Most bytes of a bytea[]: the row around it must stay below 1 GB too. */
-#define MAX_RAW_BYTES	((uint64) 1000 * 1000 * 1000)
+#define MAX_RAW_BYTES ((uint64) 1000 * 1000 * 1000)
 
 /* A jsonb object's strings together stay below what its entries can count. */
 #define MAX_JSONB_BYTES ((uint64) 0x0FFFFFFF)
@@ -41,8 +41,8 @@ kept_length(const SsReply *str, uint32 most)
 static uint64
 array_bytes(const SsEntry *entry, uint32 most)
 {
-	uint64		bytes = 0;
-	uint64		i;
+	uint64 bytes = 0;
+	uint64 i;
 
 	for (i = 0; i < 2 * (uint64) entry->nfields; i++)
 		bytes += INTALIGN(VARHDRSZ + (uint64) kept_length(&entry->fields[i], most));
@@ -54,7 +54,7 @@ static uint32
 longest_kept(const SsEntry *entry)
 {
 	static const uint32 lengths[] = {PG_UINT32_MAX, 1024 * 1024, SS_REDIS_PREFIX, 64, 0};
-	int			i = 0;
+	int					i = 0;
 
 	while (lengths[i] > 0 && array_bytes(entry, lengths[i]) > MAX_RAW_BYTES)
 		i++;
@@ -64,12 +64,12 @@ longest_kept(const SsEntry *entry)
 ArrayType *
 ss_rawfields_from_entry(const SsEntry *entry, int *cut)
 {
-	uint32		most = longest_kept(entry);
-	uint64		nelements = 2 * (uint64) entry->nfields;
-	Size		size;
-	ArrayType  *array;
-	char	   *next;
-	uint64		i;
+	uint32	   most = longest_kept(entry);
+	uint64	   nelements = 2 * (uint64) entry->nfields;
+	Size	   size;
+	ArrayType *array;
+	char	  *next;
+	uint64	   i;
 
 	if (cut != NULL)
 		*cut = 0;
@@ -82,14 +82,16 @@ ss_rawfields_from_entry(const SsEntry *entry, int *cut)
 	array->ndim = 1;
 	array->dataoffset = 0;
 	array->elemtype = BYTEAOID;
-	ARR_DIMS(array)[0] = (int) nelements;
-	ARR_LBOUND(array)[0] = 1;
+	ARR_DIMS(array)
+	[0] = (int) nelements;
+	ARR_LBOUND(array)
+	[0] = 1;
 
 	next = ARR_DATA_PTR(array);
 	for (i = 0; i < nelements; i++)
 	{
 		const SsReply *str = &entry->fields[i];
-		uint32		len = kept_length(str, most);
+		uint32		   len = kept_length(str, most);
 
 		SET_VARSIZE(next, VARHDRSZ + len);
 		if (len > 0)
@@ -104,14 +106,14 @@ ss_rawfields_from_entry(const SsEntry *entry, int *cut)
 char *
 ss_rawfields_describe_cut(const SsEntry *entry)
 {
-	uint32		most = longest_kept(entry);
-	uint64		i;
+	uint32 most = longest_kept(entry);
+	uint64 i;
 
 	for (i = 0; i < 2 * (uint64) entry->nfields; i++)
 	{
 		const SsReply *str = &entry->fields[i];
 		const SsReply *name = &entry->fields[i - i % 2];
-		uint32		len = kept_length(str, most);
+		uint32		   len = kept_length(str, most);
 
 		if (!str->truncated && len == str->n)
 			continue;
@@ -130,12 +132,12 @@ ss_rawfields_describe_cut(const SsEntry *entry)
 static SsReply *
 make_reply(uint32 n, Size bytes, char **buffer)
 {
-	SsReply    *reply = palloc0(sizeof(SsReply));
+	SsReply *reply = palloc0(sizeof(SsReply));
 
 	reply->type = SS_REPLY_ARRAY;
 	reply->n = n;
 	reply->items = n == 0 ? NULL :
-		MemoryContextAllocExtended(CurrentMemoryContext, n * sizeof(SsReply), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+							MemoryContextAllocExtended(CurrentMemoryContext, n * sizeof(SsReply), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	*buffer = MemoryContextAllocExtended(CurrentMemoryContext, bytes + n + 1, MCXT_ALLOC_HUGE);
 	return reply;
 }
@@ -154,12 +156,12 @@ fill_string(SsReply *item, char **buffer, const char *str, uint32 len)
 SsReply *
 ss_rawfields_to_reply(ArrayType *raw)
 {
-	SsReply    *reply;
-	char	   *buffer;
-	char	   *next = ARR_DATA_PTR(raw);
-	char	   *end = (char *) raw + VARSIZE(raw);
-	int			n = ArrayGetNItems(ARR_NDIM(raw), ARR_DIMS(raw));
-	int			i;
+	SsReply *reply;
+	char	*buffer;
+	char	*next = ARR_DATA_PTR(raw);
+	char	*end = (char *) raw + VARSIZE(raw);
+	int		 n = ArrayGetNItems(ARR_NDIM(raw), ARR_DIMS(raw));
+	int		 i;
 
 	if (ARR_ELEMTYPE(raw) != BYTEAOID || ARR_NDIM(raw) > 1 || ARR_HASNULL(raw) || n % 2 != 0)
 		ereport(ERROR,
@@ -182,7 +184,7 @@ ss_rawfields_to_reply(ArrayType *raw)
 static char *
 member_text(const JsonbValue *value, int *len)
 {
-	char	   *text;
+	char *text;
 
 	switch (value->type)
 	{
@@ -210,17 +212,17 @@ member_text(const JsonbValue *value, int *len)
 SsReply *
 ss_rawfields_from_jsonb(Jsonb *edited)
 {
-	JsonbIterator *iterator = JsonbIteratorInit(&edited->root);
+	JsonbIterator	  *iterator = JsonbIteratorInit(&edited->root);
 	JsonbIteratorToken token;
-	JsonbValue	value;
-	uint32		capacity = JB_ROOT_COUNT(edited);
-	const char **strings;
-	int		   *lengths;
-	Size		bytes = 0;
-	uint32		n = 0;
-	SsReply    *reply;
-	char	   *buffer;
-	uint32		i;
+	JsonbValue		   value;
+	uint32			   capacity = JB_ROOT_COUNT(edited);
+	const char		 **strings;
+	int				  *lengths;
+	Size			   bytes = 0;
+	uint32			   n = 0;
+	SsReply			  *reply;
+	char			  *buffer;
+	uint32			   i;
 
 	Assert(JB_ROOT_IS_OBJECT(edited));
 	strings = palloc(2 * (Size) Max(capacity, 1) * sizeof(char *));
@@ -248,7 +250,7 @@ ss_rawfields_from_jsonb(Jsonb *edited)
 
 	for (i = 0; i < n; i++)
 	{
-		char	   *converted = pg_server_to_any(strings[i], lengths[i], PG_UTF8);
+		char *converted = pg_server_to_any(strings[i], lengths[i], PG_UTF8);
 
 		if (converted != strings[i])
 		{
@@ -270,18 +272,18 @@ ss_rawfields_from_jsonb(Jsonb *edited)
 Datum
 streamsink_raw_fields(PG_FUNCTION_ARGS)
 {
-	SsReply    *reply = ss_rawfields_to_reply(PG_GETARG_ARRAYTYPE_P(0));
+	SsReply			*reply = ss_rawfields_to_reply(PG_GETARG_ARRAYTYPE_P(0));
 	JsonbParseState *state = NULL;
-	JsonbValue *object;
-	uint64		bytes = 0;
-	uint32		i;
+	JsonbValue		*object;
+	uint64			 bytes = 0;
+	uint32			 i;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (i = 0; i < reply->n; i++)
 	{
-		JsonbValue	value;
-		char	   *text = ss_decode_try_text(reply->items[i].str, reply->items[i].n);
-		int			len;
+		JsonbValue value;
+		char	  *text = ss_decode_try_text(reply->items[i].str, reply->items[i].n);
+		int		   len;
 
 		if (text == NULL)
 			PG_RETURN_NULL();

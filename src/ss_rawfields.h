@@ -29,4 +29,4 @@ extern SsReply *ss_rawfields_to_reply(ArrayType *raw);
  */
 extern SsReply *ss_rawfields_from_jsonb(Jsonb *edited);
 
-#endif							/* SS_RAWFIELDS_H */
+#endif /* SS_RAWFIELDS_H */

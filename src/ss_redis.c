@@ -32,36 +32,36 @@
 #include "ss_redis.h"
 #include "ss_socket.h"
 
-#define READ_CHUNK		(64 * 1024)
-#define POLL_BUDGET		(16 * 1024 * 1024)	/* bytes one poll reads before it returns to its caller */
-#define LINE_MAX_BYTES	(64 * 1024) /* of a status or an error */
-#define HEADER_MAX_BYTES	32	/* of a number, with its line end */
-#define BULK_DEFAULT	((uint64) 512 * 1024 * 1024)
-#define BULK_ABSURD		((uint64) 1024 * 1024 * 1024)	/* no entry of a stream can be longer */
-#define KEEP_BUFFER		(1024 * 1024)	/* idle buffers larger than this are given back */
+#define READ_CHUNK		 (64 * 1024)
+#define POLL_BUDGET		 (16 * 1024 * 1024) /* bytes one poll reads before it returns to its caller */
+#define LINE_MAX_BYTES	 (64 * 1024)		/* of a status or an error */
+#define HEADER_MAX_BYTES 32					/* of a number, with its line end */
+#define BULK_DEFAULT	 ((uint64) 512 * 1024 * 1024)
+#define BULK_ABSURD		 ((uint64) 1024 * 1024 * 1024) /* no entry of a stream can be longer */
+#define KEEP_BUFFER		 (1024 * 1024)				   /* idle buffers larger than this are given back */
 
 struct SsRedis
 {
-	MemoryContext cxt;
+	MemoryContext		  cxt;
 	MemoryContextCallback callback;
-	SsRedisParams params;		/* a copy in cxt */
-	SsSocket	sock;			/* closed: the connection is dead */
-	bool		ready;			/* logged in; before that, errors say "could not connect" */
-	bool		receiving;		/* inside ss_redis_receive; stays set if an interrupt left it */
-	int			outstanding;
-	uint64		received;
-	StringInfoData out;			/* out.cursor bytes of it are sent */
-	redisReader *reader;
-	SsReader	building;
+	SsRedisParams		  params;	 /* a copy in cxt */
+	SsSocket			  sock;		 /* closed: the connection is dead */
+	bool				  ready;	 /* logged in; before that, errors say "could not connect" */
+	bool				  receiving; /* inside ss_redis_receive; stays set if an interrupt left it */
+	int					  outstanding;
+	uint64				  received;
+	StringInfoData		  out; /* out.cursor bytes of it are sent */
+	redisReader			 *reader;
+	SsReader			  building;
 
 	/* an overlong string being thrown away */
-	uint64		skip_left;		/* bytes to come, its line end included; 0: none */
-	uint64		skip_full_len;
-	int			prefix_len;
-	char		prefix[SS_REDIS_PREFIX];
+	uint64 skip_left; /* bytes to come, its line end included; 0: none */
+	uint64 skip_full_len;
+	int	   prefix_len;
+	char   prefix[SS_REDIS_PREFIX];
 };
 
-static char read_buffer[READ_CHUNK];	/* contents do not outlive read_more */
+static char read_buffer[READ_CHUNK]; /* contents do not outlive read_more */
 
 static uint32 connect_wait_event = 0;
 static uint32 command_wait_event = 0;
@@ -85,7 +85,7 @@ release_resources(SsRedis *redis)
 static void
 release_callback(void *arg)
 {
-	SsRedis    *redis = arg;
+	SsRedis *redis = arg;
 
 	release_resources(redis);
 	if (redis->params.password != NULL)
@@ -94,9 +94,9 @@ release_callback(void *arg)
 
 /* Close and raise.  detail is a sentence, without secrets and without the peer's bytes. */
 static void pg_attribute_noreturn()
-fail_connection(SsRedis *redis, const char *detail)
+	fail_connection(SsRedis *redis, const char *detail)
 {
-	bool		ready = redis->ready;
+	bool ready = redis->ready;
 
 	release_resources(redis);
 	if (ready)
@@ -112,9 +112,9 @@ fail_connection(SsRedis *redis, const char *detail)
 
 /* The same for a reply that cannot be taken. */
 static void pg_attribute_noreturn()
-fail_reply(SsRedis *redis, int sqlstate, const char *detail)
+	fail_reply(SsRedis *redis, int sqlstate, const char *detail)
 {
-	bool		ready = redis->ready;
+	bool ready = redis->ready;
 
 	release_resources(redis);
 	if (sqlstate == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
@@ -149,7 +149,7 @@ reset_output(SsRedis *redis)
 {
 	if (redis->out.maxlen > KEEP_BUFFER)
 	{
-		MemoryContext old = MemoryContextSwitchTo(redis->cxt);
+		MemoryContext  old = MemoryContextSwitchTo(redis->cxt);
 		StringInfoData fresh;
 
 		initStringInfo(&fresh);
@@ -222,7 +222,7 @@ make_reader(SsRedis *redis)
 	if (redis->reader == NULL)
 		fail_reply(redis, ERRCODE_OUT_OF_MEMORY, "Out of memory.");
 	redis->reader->privdata = &redis->building;
-	redis->reader->maxbuf = 0;	/* we do it in shrink_reader; older versions abort there when out of memory */
+	redis->reader->maxbuf = 0; /* we do it in shrink_reader; older versions abort there when out of memory */
 }
 
 /* Between replies: give back what a large one needed. */
@@ -248,12 +248,12 @@ static void
 inspect_unfinished(SsRedis *redis)
 {
 	redisReader *reader = redis->reader;
-	const char *head = reader->buf + reader->pos;
-	size_t		len = reader->len - reader->pos;
-	const char *eol;
-	uint64		bulk = 0;
-	size_t		have;
-	int			type;
+	const char	*head = reader->buf + reader->pos;
+	size_t		 len = reader->len - reader->pos;
+	const char	*eol;
+	uint64		 bulk = 0;
+	size_t		 have;
+	int			 type;
 
 	if (reader->ridx < 0 || len == 0)
 		return;
@@ -307,8 +307,8 @@ inspect_unfinished(SsRedis *redis)
 static void
 substitute_prefix(SsRedis *redis)
 {
-	char		header[HEADER_MAX_BYTES];
-	int			n = pg_ulltoa_n(redis->prefix_len, header);
+	char header[HEADER_MAX_BYTES];
+	int	 n = pg_ulltoa_n(redis->prefix_len, header);
 
 	memcpy(header + n, "\r\n", 2);
 	redis->building.truncated_len = redis->skip_full_len;
@@ -345,8 +345,8 @@ read_more(SsRedis *redis)
 static SsReply *
 parse_reply(SsRedis *redis)
 {
-	void	   *obj = NULL;
-	SsReply    *reply;
+	void	*obj = NULL;
+	SsReply *reply;
 
 	if (redis->skip_left > 0)
 		return NULL;
@@ -381,7 +381,7 @@ parse_reply(SsRedis *redis)
 static SsReply *
 poll_reply(SsRedis *redis, SsArena *arena)
 {
-	size_t		total = 0;
+	size_t total = 0;
 
 	if (redis->reader->ridx < 0)
 		redis->building.arena = arena;
@@ -390,8 +390,8 @@ poll_reply(SsRedis *redis, SsArena *arena)
 
 	for (;;)
 	{
-		SsReply    *reply = parse_reply(redis);
-		size_t		n;
+		SsReply *reply = parse_reply(redis);
+		size_t	 n;
 
 		if (reply != NULL)
 			return reply;
@@ -415,7 +415,7 @@ ss_redis_poll(SsRedis *redis, SsArena *arena)
 int
 ss_redis_wait(SsRedis *redis, long timeout_ms, uint32 wait_event_info)
 {
-	int			events = WL_SOCKET_READABLE;
+	int events = WL_SOCKET_READABLE;
 
 	check_usable(redis);
 	if (redis->out.cursor < redis->out.len)
@@ -430,13 +430,13 @@ ss_redis_wait(SsRedis *redis, long timeout_ms, uint32 wait_event_info)
 static SsReply *
 receive_until(SsRedis *redis, SsArena *arena, int64 deadline, int64 allowed_ms, uint32 wait_event_info)
 {
-	uint64		mark = redis->received;
+	uint64 mark = redis->received;
 
 	for (;;)
 	{
-		int			events = WL_SOCKET_READABLE;
-		SsReply    *reply;
-		int64		left;
+		int		 events = WL_SOCKET_READABLE;
+		SsReply *reply;
+		int64	 left;
 
 		if (!flush_output(redis))
 			events |= WL_SOCKET_WRITEABLE;
@@ -465,8 +465,8 @@ ss_redis_receive_by(SsRedis *redis, SsArena *arena, int64 deadline, uint32 wait_
 SsReply *
 ss_redis_receive(SsRedis *redis, SsArena *arena, long timeout_ms, uint32 wait_event_info)
 {
-	int64		allowed_ms = (int64) Max(timeout_ms, 0) + Max(redis->params.command_timeout, 1);
-	SsReply    *reply;
+	int64	 allowed_ms = (int64) Max(timeout_ms, 0) + Max(redis->params.command_timeout, 1);
+	SsReply *reply;
 
 	check_usable(redis);
 	if (redis->outstanding == 0)
@@ -498,9 +498,9 @@ make_output(SsRedis *redis, const char *client_name)
 
 	initStringInfo(&redis->out);
 	enlargeStringInfo(&redis->out, 1024 +
-					  (params->password ? (int) strlen(params->password) : 0) +
-					  (params->username ? (int) strlen(params->username) : 0) +
-					  (client_name ? (int) strlen(client_name) : 0));
+									   (params->password ? (int) strlen(params->password) : 0) +
+									   (params->username ? (int) strlen(params->username) : 0) +
+									   (client_name ? (int) strlen(client_name) : 0));
 }
 
 static char *
@@ -512,12 +512,12 @@ copy_string(MemoryContext cxt, const char *str)
 SsRedis *
 ss_redis_open(const SsRedisParams *params, MemoryContext parent, const char *client_name)
 {
-	uint32		wait_event_info = ss_compat_wait_event(connect_wait_event, "StreamsinkConnect");
-	int64		deadline = ss_socket_now() + Max(params->connect_timeout, 1);
+	uint32		  wait_event_info = ss_compat_wait_event(connect_wait_event, "StreamsinkConnect");
+	int64		  deadline = ss_socket_now() + Max(params->connect_timeout, 1);
 	MemoryContext cxt = AllocSetContextCreate(parent, "streamsink connection", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
-	SsRedis    *redis = palloc0(sizeof(SsRedis));
-	const char *failure;
+	SsRedis		 *redis = palloc0(sizeof(SsRedis));
+	const char	 *failure;
 
 	redis->cxt = cxt;
 	ss_socket_init(&redis->sock);
@@ -528,7 +528,7 @@ ss_redis_open(const SsRedisParams *params, MemoryContext parent, const char *cli
 	PG_TRY();
 	{
 		redis->params = *params;
-		redis->params.password = NULL;	/* until it is a copy: the callback wipes it */
+		redis->params.password = NULL; /* until it is a copy: the callback wipes it */
 		redis->params.server_name = copy_string(cxt, params->server_name);
 		redis->params.host = copy_string(cxt, params->host);
 		redis->params.path = copy_string(cxt, params->path);

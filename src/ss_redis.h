@@ -21,16 +21,16 @@ typedef struct SsRedis SsRedis;
 /* Where Redis is and who we are; made by ss_server_params. */
 typedef struct SsRedisParams
 {
-	char	   *server_name;	/* for messages */
-	char	   *host;			/* name or address; NULL with path */
-	int			port;
-	char	   *path;			/* unix socket, or NULL */
-	int			db;				/* SELECT this database */
-	int			connect_timeout;	/* milliseconds, for name, connection and log-in together */
-	int			command_timeout;	/* milliseconds a reply may take beyond a command's own BLOCK */
-	char	   *username;		/* or NULL */
-	char	   *password;		/* or NULL: no AUTH is sent */
-	Size		max_bulk;		/* strings longer than this arrive truncated to SS_REDIS_PREFIX bytes; 0: 512 MB */
+	char *server_name; /* for messages */
+	char *host;		   /* name or address; NULL with path */
+	int	  port;
+	char *path;			   /* unix socket, or NULL */
+	int	  db;			   /* SELECT this database */
+	int	  connect_timeout; /* milliseconds, for name, connection and log-in together */
+	int	  command_timeout; /* milliseconds a reply may take beyond a command's own BLOCK */
+	char *username;		   /* or NULL */
+	char *password;		   /* or NULL: no AUTH is sent */
+	Size  max_bulk;		   /* strings longer than this arrive truncated to SS_REDIS_PREFIX bytes; 0: 512 MB */
 } SsRedisParams;
 
 /*
@@ -55,7 +55,7 @@ extern bool ss_redis_flush(SsRedis *redis);
 extern Size ss_redis_unsent(const SsRedis *redis);
 
 /* Commands whose replies have not been received. */
-extern int	ss_redis_outstanding(const SsRedis *redis);
+extern int ss_redis_outstanding(const SsRedis *redis);
 
 /*
  * Take the next reply if it is complete, reading what the socket has without
@@ -75,7 +75,7 @@ extern SsReply *ss_redis_poll(SsRedis *redis, SsArena *arena);
  * the WL_ mask.  Poll first, and flush when it can be written: replies that
  * are in the reader's buffer already do not end the wait.
  */
-extern int	ss_redis_wait(SsRedis *redis, long timeout_ms, uint32 wait_event_info);
+extern int ss_redis_wait(SsRedis *redis, long timeout_ms, uint32 wait_event_info);
 
 /*
  * Flush, then wait for the next reply until the deadline (timeout_ms on top
@@ -99,4 +99,4 @@ extern uint64 ss_redis_received(const SsRedis *redis);
 
 extern const SsRedisParams *ss_redis_params(const SsRedis *redis);
 
-#endif							/* SS_REDIS_H */
+#endif /* SS_REDIS_H */

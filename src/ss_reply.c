@@ -22,8 +22,8 @@
 #include "ss_reply.h"
 
 /* Arena blocks double from the first to the second; what is larger gets a block of its own. */
-#define ARENA_MIN_BLOCK		((Size) 8 * 1024)
-#define ARENA_MAX_BLOCK		((Size) 1024 * 1024)
+#define ARENA_MIN_BLOCK ((Size) 8 * 1024)
+#define ARENA_MAX_BLOCK ((Size) 1024 * 1024)
 
 /* First words of error replies, and what they mean here. */
 static const struct
@@ -31,29 +31,29 @@ static const struct
 	const char *word;
 	int			sqlstate;
 	const char *hint;
-}			error_words[] =
-{
-	{"LOADING", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"BUSY", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"MASTERDOWN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"TRYAGAIN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"CLUSTERDOWN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"NOREPLICAS", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"MISCONF", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"OOM", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"EXECABORT", ERRCODE_CANNOT_CONNECT_NOW, NULL},
-	{"READONLY", ERRCODE_CONNECTION_FAILURE, "The server is a replica: streamsink needs the master."},
-	{"UNBLOCKED", ERRCODE_CONNECTION_FAILURE, NULL},
-	{"NOAUTH", ERRCODE_INVALID_PASSWORD, "Set password, and username if needed, in the user mapping."},
-	{"WRONGPASS", ERRCODE_INVALID_PASSWORD, "Check username and password of the user mapping."},
-	{"DENIED", ERRCODE_INVALID_PASSWORD, "The Redis server is in protected mode: it wants a password before it admits other hosts."},
-	{"NOPERM", ERRCODE_INSUFFICIENT_PRIVILEGE, "Allow the Redis user the command and the key with ACL SETUSER."},
-	{"WRONGTYPE", ERRCODE_WRONG_OBJECT_TYPE, NULL},
-	{"NOGROUP", ERRCODE_UNDEFINED_OBJECT, NULL},
-	{"BUSYGROUP", ERRCODE_DUPLICATE_OBJECT, NULL},
-	{"MOVED", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
-	{"ASK", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
-	{"CROSSSLOT", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
+} error_words[] =
+	{
+		{"LOADING", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"BUSY", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"MASTERDOWN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"TRYAGAIN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"CLUSTERDOWN", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"NOREPLICAS", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"MISCONF", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"OOM", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"EXECABORT", ERRCODE_CANNOT_CONNECT_NOW, NULL},
+		{"READONLY", ERRCODE_CONNECTION_FAILURE, "The server is a replica: streamsink needs the master."},
+		{"UNBLOCKED", ERRCODE_CONNECTION_FAILURE, NULL},
+		{"NOAUTH", ERRCODE_INVALID_PASSWORD, "Set password, and username if needed, in the user mapping."},
+		{"WRONGPASS", ERRCODE_INVALID_PASSWORD, "Check username and password of the user mapping."},
+		{"DENIED", ERRCODE_INVALID_PASSWORD, "The Redis server is in protected mode: it wants a password before it admits other hosts."},
+		{"NOPERM", ERRCODE_INSUFFICIENT_PRIVILEGE, "Allow the Redis user the command and the key with ACL SETUSER."},
+		{"WRONGTYPE", ERRCODE_WRONG_OBJECT_TYPE, NULL},
+		{"NOGROUP", ERRCODE_UNDEFINED_OBJECT, NULL},
+		{"BUSYGROUP", ERRCODE_DUPLICATE_OBJECT, NULL},
+		{"MOVED", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
+		{"ASK", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
+		{"CROSSSLOT", ERRCODE_FEATURE_NOT_SUPPORTED, "Redis Cluster is not supported: name a server that is not part of a cluster."},
 };
 
 /* The one condition that servers report without a word of its own. */
@@ -80,8 +80,8 @@ arena_fits(const SsArena *arena, Size size)
 void *
 ss_arena_alloc(SsArena *arena, Size size)
 {
-	char	   *result;
-	Size		block;
+	char *result;
+	Size  block;
 
 	/* the first comparison keeps the alignment from overflowing */
 	if (!arena_fits(arena, size))
@@ -146,12 +146,12 @@ find_slot(const redisReadTask *task)
 static void *
 create_string(const redisReadTask *task, char *str, size_t len)
 {
-	SsReader   *reader = task->privdata;
-	SsReply    *slot = find_slot(task);
-	uint64		full_len = len;
-	bool		truncated = false;
-	Size		room;
-	char	   *copy;
+	SsReader *reader = task->privdata;
+	SsReply	 *slot = find_slot(task);
+	uint64	  full_len = len;
+	bool	  truncated = false;
+	Size	  room;
+	char	 *copy;
 
 	if (str[len] != '\r' || str[len + 1] != '\n')
 		return refuse_element(reader, ERRCODE_PROTOCOL_VIOLATION, "A string does not end where its length says.");
@@ -203,9 +203,9 @@ create_string(const redisReadTask *task, char *str, size_t len)
 static void *
 create_array(const redisReadTask *task, ss_compat_count elements)
 {
-	SsReader   *reader = task->privdata;
-	SsReply    *slot = find_slot(task);
-	int			depth = 0;
+	SsReader *reader = task->privdata;
+	SsReply	 *slot = find_slot(task);
+	int		  depth = 0;
 
 	if (task->type != REDIS_REPLY_ARRAY)
 		return refuse_element(reader, ERRCODE_PROTOCOL_VIOLATION, "The reply has a type that RESP2 does not have.");
@@ -224,7 +224,7 @@ create_array(const redisReadTask *task, ss_compat_count elements)
 	slot->full_len = 0;
 	if (elements > 0)
 	{
-		Size		size = (Size) elements * sizeof(SsReply);
+		Size size = (Size) elements * sizeof(SsReply);
 
 		slot->items = ss_arena_alloc(reader->arena, size);
 		if (slot->items == NULL)
@@ -236,7 +236,7 @@ create_array(const redisReadTask *task, ss_compat_count elements)
 static void *
 create_integer(const redisReadTask *task, long long value)
 {
-	SsReply    *slot = find_slot(task);
+	SsReply *slot = find_slot(task);
 
 	slot->type = SS_REPLY_INTEGER;
 	slot->truncated = false;
@@ -250,7 +250,7 @@ create_integer(const redisReadTask *task, long long value)
 static void *
 create_nil(const redisReadTask *task)
 {
-	SsReply    *slot = find_slot(task);
+	SsReply *slot = find_slot(task);
 
 	slot->type = SS_REPLY_NIL;
 	slot->truncated = false;
@@ -262,14 +262,12 @@ create_nil(const redisReadTask *task)
 }
 
 /* RESP3 only; without these hiredis would hand out a number for a pointer. */
-static pg_attribute_unused() void *
-refuse_double(const redisReadTask *task, double value, char *str, size_t len)
+static pg_attribute_unused() void *refuse_double(const redisReadTask *task, double value, char *str, size_t len)
 {
 	return refuse_element(task->privdata, ERRCODE_PROTOCOL_VIOLATION, "The reply has a type that RESP2 does not have.");
 }
 
-static pg_attribute_unused() void *
-refuse_bool(const redisReadTask *task, int value)
+static pg_attribute_unused() void *refuse_bool(const redisReadTask *task, int value)
 {
 	return refuse_element(task->privdata, ERRCODE_PROTOCOL_VIOLATION, "The reply has a type that RESP2 does not have.");
 }
@@ -280,28 +278,27 @@ struct redisReplyObjectFunctions ss_reply_functions = {
 	.createArray = create_array,
 	.createInteger = create_integer,
 	.createNil = create_nil,
-	SS_COMPAT_RESP3_FUNCTIONS(refuse_double, refuse_bool)
-};
+	SS_COMPAT_RESP3_FUNCTIONS(refuse_double, refuse_bool)};
 
 /* ---- looking at replies ---- */
 
 bool
 ss_reply_is(const SsReply *reply, const char *text)
 {
-	size_t		len = strlen(text);
+	size_t len = strlen(text);
 
 	return (reply->type == SS_REPLY_STRING || reply->type == SS_REPLY_STATUS) &&
-		!reply->truncated && reply->n == len && memcmp(reply->str, text, len) == 0;
+		   !reply->truncated && reply->n == len && memcmp(reply->str, text, len) == 0;
 }
 
 bool
 ss_reply_error_is(const SsReply *reply, const char *word)
 {
-	size_t		len = strlen(word);
+	size_t len = strlen(word);
 
 	return reply->type == SS_REPLY_ERROR && reply->n >= len &&
-		memcmp(reply->str, word, len) == 0 &&
-		(reply->n == len || reply->str[len] == ' ');
+		   memcmp(reply->str, word, len) == 0 &&
+		   (reply->n == len || reply->str[len] == ' ');
 }
 
 /* Index into error_words, or -1. */
@@ -319,7 +316,7 @@ find_error_word(const SsReply *reply)
 const char *
 ss_reply_error_word(const SsReply *reply)
 {
-	int			i = find_error_word(reply);
+	int i = find_error_word(reply);
 
 	return i < 0 ? NULL : error_words[i].word;
 }
@@ -327,7 +324,7 @@ ss_reply_error_word(const SsReply *reply)
 int
 ss_reply_sqlstate(const SsReply *reply)
 {
-	int			i = find_error_word(reply);
+	int i = find_error_word(reply);
 
 	if (i >= 0)
 		return error_words[i].sqlstate;
@@ -376,7 +373,7 @@ ss_reply_expect(const SsReply *reply, SsReplyType type, uint32 min_elements, con
 			 errdetail("A value of type %s came where %s was expected.",
 					   reply->type < lengthof(type_names) ? type_names[reply->type] : "unknown",
 					   type_names[type])));
-	return NULL;				/* keep compiler quiet */
+	return NULL; /* keep compiler quiet */
 }
 
 char *
@@ -388,8 +385,8 @@ ss_reply_printable(const char *str, size_t len, size_t max)
 	for (size_t i = 0; i < len; i++)
 	{
 		unsigned char c = (unsigned char) str[i];
-		bool		plain = c >= 0x20 && c < 0x7f;
-		size_t		need = plain ? 1 : 4;
+		bool		  plain = c >= 0x20 && c < 0x7f;
+		size_t		  need = plain ? 1 : 4;
 
 		/* leave room for the dots, unless this is the end */
 		if (buf.len + need + (i + 1 < len ? 3 : 0) > max)

@@ -21,24 +21,24 @@ typedef enum SsReplyType
 /* One reply or element.  An array's elements lie side by side: items[0 .. n-1]. */
 typedef struct SsReply
 {
-	uint8		type;			/* SsReplyType */
-	bool		truncated;		/* string longer than the limit: str holds a prefix, full_len the true length */
-	bool		headroom;		/* VARHDRSZ bytes before str, aligned, may be written: see SS_REPLY_LARGE */
-	uint32		n;				/* string: bytes (a NUL follows, not counted); array: elements */
+	uint8  type;	  /* SsReplyType */
+	bool   truncated; /* string longer than the limit: str holds a prefix, full_len the true length */
+	bool   headroom;  /* VARHDRSZ bytes before str, aligned, may be written: see SS_REPLY_LARGE */
+	uint32 n;		  /* string: bytes (a NUL follows, not counted); array: elements */
 	union
 	{
-		char	   *str;		/* string, status, error */
-		struct SsReply *items;	/* array; NULL if empty */
-		int64		integer;
+		char		   *str;   /* string, status, error */
+		struct SsReply *items; /* array; NULL if empty */
+		int64			integer;
 	};
-	uint64		full_len;		/* only of a truncated string */
+	uint64 full_len; /* only of a truncated string */
 } SsReply;
 
 /*
  * Strings of this many bytes and more leave room for a varlena header before
  * them, so that a large value becomes a text datum without being copied.
  */
-#define SS_REPLY_LARGE		4096
+#define SS_REPLY_LARGE 4096
 
 /*
  * A bump allocator in a memory context.  Freed by resetting the context (then
@@ -48,10 +48,10 @@ typedef struct SsReply
 typedef struct SsArena
 {
 	MemoryContext cxt;
-	char	   *next;
-	char	   *end;
-	Size		used;			/* bytes handed out since init */
-	Size		limit;			/* most bytes that may be handed out; 0: no bound but 1 GB */
+	char		 *next;
+	char		 *end;
+	Size		  used;	 /* bytes handed out since init */
+	Size		  limit; /* most bytes that may be handed out; 0: no bound but 1 GB */
 } SsArena;
 
 /* Start an arena.  Nothing is allocated before first use. */
@@ -85,7 +85,7 @@ extern const SsReply *ss_reply_expect(const SsReply *reply, SsReplyType type, ui
 extern void ss_reply_raise(const SsReply *reply, const char *what) pg_attribute_noreturn();
 
 /* The SQLSTATE ss_reply_raise would use.  Too many clients has no word of its own: 53300. */
-extern int	ss_reply_sqlstate(const SsReply *reply);
+extern int ss_reply_sqlstate(const SsReply *reply);
 
 /* The first word of an error reply if it is one of the above, else NULL. */
 extern const char *ss_reply_error_word(const SsReply *reply);
@@ -101,22 +101,22 @@ struct redisReplyObjectFunctions;
  * deeper than 8 and arrays of more than SS_REPLY_MAX_ELEMENTS; a refusal makes
  * redisReaderGetReply fail and leaves its reason in refusal.
  */
-#define SS_REPLY_MAX_DEPTH		8
-#define SS_REPLY_MAX_ELEMENTS	(8 * 1024 * 1024)
+#define SS_REPLY_MAX_DEPTH	  8
+#define SS_REPLY_MAX_ELEMENTS (8 * 1024 * 1024)
 
 /* What is kept of a string that is longer than the limit, bytes. */
-#define SS_REDIS_PREFIX			1024
+#define SS_REDIS_PREFIX 1024
 
 typedef struct SsReader
 {
-	SsArena    *arena;			/* where the reply being parsed goes */
-	SsReply		root;			/* the top element */
-	uint64		max_bulk;		/* strings longer than this are truncated; 0: no limit */
-	uint64		truncated_len;	/* set by the connection: true length of the next string, whose prefix alone is fed */
-	const char *refusal;		/* why a constructor refused (a sentence), or NULL */
-	int			refusal_code;	/* its SQLSTATE */
+	SsArena	   *arena;		   /* where the reply being parsed goes */
+	SsReply		root;		   /* the top element */
+	uint64		max_bulk;	   /* strings longer than this are truncated; 0: no limit */
+	uint64		truncated_len; /* set by the connection: true length of the next string, whose prefix alone is fed */
+	const char *refusal;	   /* why a constructor refused (a sentence), or NULL */
+	int			refusal_code;  /* its SQLSTATE */
 } SsReader;
 
 extern struct redisReplyObjectFunctions ss_reply_functions;
 
-#endif							/* SS_REPLY_H */
+#endif /* SS_REPLY_H */

@@ -61,8 +61,8 @@ open_pipeline(FunctionCallInfo fcinfo)
 static int
 compare_ids(const void *a, const void *b)
 {
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
+	int64 x = *(const int64 *) a;
+	int64 y = *(const int64 *) b;
 
 	return x < y ? -1 : x > y;
 }
@@ -71,9 +71,9 @@ compare_ids(const void *a, const void *b)
 static int64
 ids_from_array(ArrayType *array, int64 **ids)
 {
-	int			n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
-	int			distinct = 0;
-	int			i;
+	int n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	int distinct = 0;
+	int i;
 
 	if (ARR_HASNULL(array) && array_contains_nulls(array))
 		ereport(ERROR,
@@ -129,10 +129,10 @@ typedef struct Retry
 	SsTemplate *tmpl;
 	SsMapping  *mapping;
 	SsWriter   *writer;
-	SsBatch    *batch;
-	int64	   *ids;			/* of the batch's entries */
+	SsBatch	   *batch;
+	int64	   *ids; /* of the batch's entries */
 	int			capacity;
-	List	   *streams;		/* stand-ins of the batch, of SsStream *, in its context */
+	List	   *streams; /* stand-ins of the batch, of SsStream *, in its context */
 } Retry;
 
 /* Make mapping and writer, again if something behind them changed. */
@@ -155,8 +155,8 @@ prepare_writing(Retry *retry)
 static SsStream *
 get_stream(Retry *retry, const char *name)
 {
-	SsStream   *stream;
-	ListCell   *lc;
+	SsStream *stream;
+	ListCell *lc;
 
 	foreach(lc, retry->streams)
 	{
@@ -182,7 +182,7 @@ static void
 add_letter(Retry *retry, int64 id, SsStream **last_stream)
 {
 	SsDeadLetter *letter;
-	SsStream   *stream;
+	SsStream	 *stream;
 	MemoryContext oldcontext;
 
 	/* fields and stream live as long as the batch */
@@ -214,11 +214,11 @@ add_letter(Retry *retry, int64 id, SsStream **last_stream)
 static int64
 retry_batch(Retry *retry)
 {
-	SsBatch    *batch = retry->batch;
-	SsRow	   *rows;
-	int64		done = 0;
-	int			nrows;
-	int			i;
+	SsBatch *batch = retry->batch;
+	SsRow	*rows;
+	int64	 done = 0;
+	int		 nrows;
+	int		 i;
 
 	prepare_writing(retry);
 	nrows = ss_mapping_rows(retry->mapping, batch, &rows);
@@ -246,11 +246,11 @@ retry_batch(Retry *retry)
 static int64
 retry_letters(SsPipeline *pipeline, const int64 *ids, int64 n)
 {
-	Retry		retry = {0};
-	SsIdentity	identity;
-	SsStream   *last_stream = NULL;
-	int64		done = 0;
-	int64		i;
+	Retry	   retry = {0};
+	SsIdentity identity;
+	SsStream  *last_stream = NULL;
+	int64	   done = 0;
+	int64	   i;
 
 	retry.pipeline = pipeline;
 	retry.tmpl = ss_template_parse(pipeline->stream);
@@ -298,10 +298,10 @@ streamsink_retry_dead_letters(PG_FUNCTION_ARGS)
 static void
 requeue_letter(const SsPipeline *pipeline, const SsDeadLetter *letter)
 {
-	uint32		nargs = letter->fields->n + 1;
+	uint32		 nargs = letter->fields->n + 1;
 	const char **args = MemoryContextAllocExtended(CurrentMemoryContext, nargs * sizeof(char *), MCXT_ALLOC_HUGE);
-	size_t	   *lengths = MemoryContextAllocExtended(CurrentMemoryContext, nargs * sizeof(size_t), MCXT_ALLOC_HUGE);
-	uint32		i;
+	size_t		*lengths = MemoryContextAllocExtended(CurrentMemoryContext, nargs * sizeof(size_t), MCXT_ALLOC_HUGE);
+	uint32		 i;
 
 	args[0] = "*";
 	lengths[0] = 1;
@@ -317,13 +317,13 @@ requeue_letter(const SsPipeline *pipeline, const SsDeadLetter *letter)
 Datum
 streamsink_requeue_dead_letters(PG_FUNCTION_ARGS)
 {
-	SsPipeline *pipeline = open_pipeline(fcinfo);
-	int64	   *ids;
-	int64		n = get_ids(fcinfo, pipeline, &ids);
+	SsPipeline	 *pipeline = open_pipeline(fcinfo);
+	int64		 *ids;
+	int64		  n = get_ids(fcinfo, pipeline, &ids);
 	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "streamsink requeue", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(work);
-	int64		done = 0;
-	int64		i;
+	int64		  done = 0;
+	int64		  i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -361,7 +361,7 @@ streamsink_discard_dead_letters(PG_FUNCTION_ARGS)
 
 	for (i = 0; i < n; i++)
 	{
-		int32		owner;
+		int32 owner;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ss_deadletter_pipeline(ids[i], &owner) && owner == pipeline->id && ss_deadletter_delete(ids[i]))

@@ -15,21 +15,21 @@
 
 #include "ss_pump.h"
 
-#define SWEEP_MS		50
-#define HOT_SHARE		100		/* entries a hot stream is asked for, at least, if the budget allows */
-#define MAX_HOT_KEYS	16
+#define SWEEP_MS	 50
+#define HOT_SHARE	 100 /* entries a hot stream is asked for, at least, if the budget allows */
+#define MAX_HOT_KEYS 16
 
 bool
 ss_rotation_is_live(const SsStream *stream)
 {
 	return stream->prepared && stream->state == SS_STREAM_OK &&
-		ss_entryid_compare(stream->delivered, stream->limit) < 0;
+		   ss_entryid_compare(stream->delivered, stream->limit) < 0;
 }
 
 int
 ss_rotation_count_live(const SsPump *pump)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < pump->nstreams; i++)
 		if (ss_rotation_is_live(pump->streams[i]))
@@ -45,8 +45,8 @@ static int
 room(const SsPump *pump)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
-	int64		entries = pipeline->batch_size;
-	int64		bytes = pipeline->batch_bytes;
+	int64			  entries = pipeline->batch_size;
+	int64			  bytes = pipeline->batch_bytes;
 
 	if (!pump->ahead)
 	{
@@ -62,7 +62,7 @@ room(const SsPump *pump)
 static int
 choose_pending(SsPump *pump, int max)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < pump->nstreams && n < max; i++)
 		if (ss_rotation_is_live(pump->streams[i]) && !pump->streams[i]->recovered)
@@ -73,8 +73,8 @@ choose_pending(SsPump *pump, int max)
 static int
 choose_hot(SsPump *pump, int max)
 {
-	int			n = 0;
-	int			at = pump->hot_cursor;
+	int n = 0;
+	int at = pump->hot_cursor;
 
 	for (int i = 0; i < pump->nstreams && n < max; i++)
 	{
@@ -91,8 +91,8 @@ choose_hot(SsPump *pump, int max)
 static int
 choose_next(SsPump *pump, int max)
 {
-	int			n = 0;
-	int			at = pump->cursor;
+	int n = 0;
+	int at = pump->cursor;
 
 	for (int i = 0; i < pump->nstreams && n < max; i++)
 	{

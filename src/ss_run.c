@@ -16,7 +16,7 @@ static SsRun *
 make_run(MemoryContext parent)
 {
 	MemoryContext cxt = AllocSetContextCreate(parent, "streamsink pipeline", ALLOCSET_DEFAULT_SIZES);
-	SsRun	   *run = MemoryContextAllocZero(cxt, sizeof(SsRun));
+	SsRun		 *run = MemoryContextAllocZero(cxt, sizeof(SsRun));
 
 	run->cxt = cxt;
 	return run;
@@ -25,7 +25,7 @@ make_run(MemoryContext parent)
 SsRun *
 ss_run_load(int32 pipeline_id, MemoryContext parent)
 {
-	SsRun	   *run = make_run(parent);
+	SsRun		 *run = make_run(parent);
 	MemoryContext saved = MemoryContextSwitchTo(run->cxt);
 
 	run->pipeline = ss_catalog_load_by_id(pipeline_id);
@@ -43,7 +43,7 @@ ss_run_load(int32 pipeline_id, MemoryContext parent)
 SsRun *
 ss_run_load_by_name(const char *name, MemoryContext parent)
 {
-	SsRun	   *run = make_run(parent);
+	SsRun		 *run = make_run(parent);
 	MemoryContext saved = MemoryContextSwitchTo(run->cxt);
 
 	run->pipeline = ss_catalog_load(name, false);
@@ -78,7 +78,7 @@ ss_run_refresh(SsRun *run)
 {
 	for (;;)
 	{
-		Oid			target;
+		Oid target;
 
 		if (!run->mapping)
 			run->mapping = ss_mapping_build(run->pipeline, run->tmpl, run->cxt);
@@ -98,11 +98,11 @@ ss_run_refresh(SsRun *run)
 void
 ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us)
 {
-	instr_time	started;
-	instr_time	mapped;
-	instr_time	written;
-	SsRow	   *rows;
-	int			nrows;
+	instr_time started;
+	instr_time mapped;
+	instr_time written;
+	SsRow	  *rows;
+	int		   nrows;
 
 	INSTR_TIME_SET_CURRENT(started);
 	nrows = ss_mapping_rows(run->mapping, batch, &rows);
@@ -121,7 +121,7 @@ bool
 ss_run_name_stream(SsRun *run, SsStream *stream, char *name, MemoryContext cxt)
 {
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	bool		matches;
+	bool		  matches;
 
 	stream->name = name;
 	stream->name_len = strlen(name);

@@ -11,11 +11,11 @@
 
 typedef struct SsRun
 {
-	MemoryContext cxt;			/* holds all of it */
-	SsPipeline *pipeline;
-	SsTemplate *tmpl;
-	SsMapping  *mapping;		/* NULL until ss_run_refresh */
-	SsWriter   *writer;
+	MemoryContext cxt; /* holds all of it */
+	SsPipeline	 *pipeline;
+	SsTemplate	 *tmpl;
+	SsMapping	 *mapping; /* NULL until ss_run_refresh */
+	SsWriter	 *writer;
 } SsRun;
 
 /*
@@ -25,7 +25,7 @@ typedef struct SsRun
  */
 extern SsRun *ss_run_load(int32 pipeline_id, MemoryContext parent);
 extern SsRun *ss_run_load_by_name(const char *name, MemoryContext parent);
-extern void ss_run_free(SsRun *run);
+extern void	  ss_run_free(SsRun *run);
 
 /*
  * Lock the target (RowExclusiveLock, to the transaction's end) and build
@@ -44,4 +44,4 @@ extern void ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write
  */
 extern bool ss_run_name_stream(SsRun *run, SsStream *stream, char *name, MemoryContext cxt);
 
-#endif							/* SS_RUN_H */
+#endif /* SS_RUN_H */

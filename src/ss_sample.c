@@ -14,10 +14,10 @@
 #include "ss_stats.h"
 
 /* Streams sampled in one step: three commands each. */
-#define STREAMS_A_STEP	200
+#define STREAMS_A_STEP 200
 
 /* Bytes the replies about one stream may take. */
-#define INFO_LIMIT		((Size) 512 * 1024 * 1024)
+#define INFO_LIMIT ((Size) 512 * 1024 * 1024)
 
 /* Fill a sample from the three replies about one stream. */
 static void
@@ -25,11 +25,11 @@ fill_sample(const SsPump *pump, const SsStream *stream, const SsReply *info_repl
 			const SsReply *groups_reply, const SsReply *pending_reply, SsStreamSample *sample)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
-	SsStreamState state = stream->state;
-	SsStreamInfo info;
-	SsGroupInfo group;
-	int64		ours;
-	int64		foreign;
+	SsStreamState	  state = stream->state;
+	SsStreamInfo	  info;
+	SsGroupInfo		  group;
+	int64			  ours;
+	int64			  foreign;
 
 	sample->key.database = MyDatabaseId;
 	sample->key.pipeline = pipeline->id;
@@ -68,9 +68,9 @@ ss_sample_step(SsPump *pump)
 {
 	MemoryContext scratch;
 	MemoryContext saved;
-	SsArena		arena;
-	int			n = Min(STREAMS_A_STEP, pump->nstreams);
-	int			at = pump->sample_cursor;
+	SsArena		  arena;
+	int			  n = Min(STREAMS_A_STEP, pump->nstreams);
+	int			  at = pump->sample_cursor;
 
 	if (n == 0)
 		return;
@@ -86,9 +86,9 @@ ss_sample_step(SsPump *pump)
 	}
 	for (int i = 0; i < n; i++)
 	{
-		SsReply    *info;
-		SsReply    *groups;
-		SsReply    *pending;
+		SsReply		  *info;
+		SsReply		  *groups;
+		SsReply		  *pending;
 		SsStreamSample sample = {0};
 
 		/* XINFO STREAM brings two entries whole: one stream's at a time */

@@ -65,14 +65,14 @@ is_single(const char *stream)
 static SsPipelineShared *
 read_pipelines(int *nitems)
 {
-	List	   *pipelines = ss_catalog_list();
+	List			 *pipelines = ss_catalog_list();
 	SsPipelineShared *items = palloc0(Max(list_length(pipelines), 1) * sizeof(SsPipelineShared));
-	int			n = 0;
-	ListCell   *cell;
+	int				  n = 0;
+	ListCell		 *cell;
 
 	foreach(cell, pipelines)
 	{
-		SsPipeline *pipeline = lfirst(cell);
+		SsPipeline		 *pipeline = lfirst(cell);
 		SsPipelineShared *item = &items[n++];
 
 		item->id = pipeline->id;
@@ -90,10 +90,10 @@ read_pipelines(int *nitems)
 void
 streamsink_scan_main(Datum main_arg)
 {
-	SsWorkerArgs args;
+	SsWorkerArgs	  args;
 	SsPipelineShared *items = NULL;
-	int			nitems = 0;
-	bool		outbox = false;
+	int				  nitems = 0;
+	bool			  outbox = false;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
 	pqsignal(SIGTERM, die);

@@ -17,29 +17,29 @@
 typedef struct Collection
 {
 	SsSegmentList list;
-	int			capacity;
-	int32		pipeline;
-	SsEntryId	from;
+	int			  capacity;
+	int32		  pipeline;
+	SsEntryId	  from;
 	MemoryContext cxt;
 } Collection;
 
 /* A segment as it shall be. */
 typedef struct Target
 {
-	const SsSegment *old;		/* row to keep or write over; NULL: a new one */
-	const SsInterval *intervals;	/* new content; NULL: as it is */
-	size_t		n;
-	int32		number;
+	const SsSegment	 *old;		 /* row to keep or write over; NULL: a new one */
+	const SsInterval *intervals; /* new content; NULL: as it is */
+	size_t			  n;
+	int32			  number;
 } Target;
 
 struct SsSegmentPlan
 {
 	const SsSegmentList *list;
-	Target	   *targets;		/* in order */
-	int			n;
-	int			capacity;
-	const SsSegment **gone;		/* rows to delete */
-	int			ngone;
+	Target				*targets; /* in order */
+	int					 n;
+	int					 capacity;
+	const SsSegment	   **gone; /* rows to delete */
+	int					 ngone;
 };
 
 void
@@ -62,7 +62,7 @@ ss_segment_close(SsSegmentWriter *writer)
 bool
 ss_segment_is_apart(SsEntryId a, SsEntryId b)
 {
-	SsEntryId	next;
+	SsEntryId next;
 
 	return ss_entryid_next(a, &next) && ss_entryid_compare(next, b) < 0;
 }
@@ -72,10 +72,10 @@ ss_segment_is_apart(SsEntryId a, SsEntryId b)
 static bool
 collect_segment(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	Collection *collection = arg;
+	Collection	  *collection = arg;
 	SsSegmentList *list = &collection->list;
-	MemoryContext saved = MemoryContextSwitchTo(collection->cxt);
-	SsSegment  *segment;
+	MemoryContext  saved = MemoryContextSwitchTo(collection->cxt);
+	SsSegment	  *segment;
 
 	if (list->n == collection->capacity)
 	{
@@ -101,7 +101,7 @@ collect_segment(HeapTuple tuple, TupleDesc desc, void *arg)
 SsSegmentList
 ss_segment_collect(const SsSegmentWriter *writer, int32 stream, SsEntryId from)
 {
-	Collection	collection = {.pipeline = writer->pipeline, .from = from, .cxt = CurrentMemoryContext};
+	Collection	  collection = {.pipeline = writer->pipeline, .from = from, .cxt = CurrentMemoryContext};
 	SsSegmentList list;
 
 	ss_ledgerscan_visit(&writer->ledger, stream, BackwardScanDirection, writer->snapshot,
@@ -109,7 +109,7 @@ ss_segment_collect(const SsSegmentWriter *writer, int32 stream, SsEntryId from)
 	list = collection.list;
 	for (int i = 0, j = list.n - 1; i < j; i++, j--)
 	{
-		SsSegment	swapped = list.items[i];
+		SsSegment swapped = list.items[i];
 
 		list.items[i] = list.items[j];
 		list.items[j] = swapped;
@@ -145,7 +145,7 @@ ss_segment_plan(const SsSegmentList *list)
 static Target *
 add_target(SsSegmentPlan *plan, const SsSegment *old)
 {
-	Target	   *target;
+	Target *target;
 
 	if (plan->n == plan->capacity)
 	{
@@ -169,15 +169,15 @@ void
 ss_segment_plan_group(SsSegmentPlan *plan, int first, int last, const SsIntervals *set)
 {
 	const SsSegmentList *list = plan->list;
-	size_t		size = ss_ledgerrow_segment;
-	size_t		n = (set->n + size - 1) / size;
-	bool		fill = last >= list->n - 1;
+	size_t				 size = ss_ledgerrow_segment;
+	size_t				 n = (set->n + size - 1) / size;
+	bool				 fill = last >= list->n - 1;
 
 	for (size_t i = 0; i < n; i++)
 	{
-		Target	   *target = add_target(plan, first + (int) i <= last ? &list->items[first + i] : NULL);
-		size_t		begin = fill ? i * size : set->n * i / n;
-		size_t		end = fill ? Min((i + 1) * size, set->n) : set->n * (i + 1) / n;
+		Target *target = add_target(plan, first + (int) i <= last ? &list->items[first + i] : NULL);
+		size_t	begin = fill ? i * size : set->n * i / n;
+		size_t	end = fill ? Min((i + 1) * size, set->n) : set->n * (i + 1) / n;
 
 		target->intervals = set->items + begin;
 		target->n = end - begin;
@@ -190,11 +190,11 @@ ss_segment_plan_group(SsSegmentPlan *plan, int first, int last, const SsInterval
 static void
 number_targets(SsSegmentPlan *plan)
 {
-	int32		before = 0;
+	int32 before = 0;
 
 	for (int i = 0; i < plan->n; i++)
 	{
-		Target	   *target = &plan->targets[i];
+		Target *target = &plan->targets[i];
 
 		if (target->old != NULL && target->old->row.segment > before)
 			target->number = target->old->row.segment;
@@ -208,16 +208,16 @@ number_targets(SsSegmentPlan *plan)
 void
 ss_segment_write(const SsSegmentWriter *writer, int32 stream, SsSegmentPlan *plan)
 {
-	Relation	ledger = writer->ledger.rel;
-	TupleDesc	desc = RelationGetDescr(ledger);
+	Relation  ledger = writer->ledger.rel;
+	TupleDesc desc = RelationGetDescr(ledger);
 
 	number_targets(plan);
 	for (int i = 0; i < plan->ngone; i++)
 		CatalogTupleDelete(ledger, &plan->gone[i]->tuple->t_self);
 	for (int i = plan->n - 1; i >= 0; i--)
 	{
-		Target	   *target = &plan->targets[i];
-		HeapTuple	tuple;
+		Target	 *target = &plan->targets[i];
+		HeapTuple tuple;
 
 		if (target->intervals != NULL)
 			tuple = ss_ledgerrow_make(desc, writer->pipeline, stream, target->number, target->intervals, target->n);

@@ -28,24 +28,24 @@
 /* The ledger, open for writing to one pipeline's part; the folder's lock is held. */
 typedef struct SsSegmentWriter
 {
-	int32		pipeline;
-	SsLedgerTable ledger;
+	int32			  pipeline;
+	SsLedgerTable	  ledger;
 	CatalogIndexState indexes;
-	Snapshot	snapshot;
+	Snapshot		  snapshot;
 } SsSegmentWriter;
 
 /* A segment as it is stored. */
 typedef struct SsSegment
 {
 	HeapTuple	tuple;
-	SsLedgerRow row;			/* points into tuple */
+	SsLedgerRow row; /* points into tuple */
 } SsSegment;
 
 /* Segments of a stream, in order up to the last one. */
 typedef struct SsSegmentList
 {
-	SsSegment  *items;
-	int			n;
+	SsSegment *items;
+	int		   n;
 } SsSegmentList;
 
 /* All of a stream's segments that were looked at, as they shall be. */
@@ -68,7 +68,7 @@ extern SsIntervals *ss_segment_read(const SsSegmentList *list, int first, int la
 
 /* Start a plan; keep the segments first to end - 1; put intervals in the place of first to last.  In order, none left out. */
 extern SsSegmentPlan *ss_segment_plan(const SsSegmentList *list);
-extern void ss_segment_plan_kept(SsSegmentPlan *plan, int first, int end);
+extern void			  ss_segment_plan_kept(SsSegmentPlan *plan, int first, int end);
 
 /*
  * The intervals are sorted, disjoint, and joined where they touch.  The last
@@ -79,4 +79,4 @@ extern void ss_segment_plan_group(SsSegmentPlan *plan, int first, int last, cons
 
 extern void ss_segment_write(const SsSegmentWriter *writer, int32 stream, SsSegmentPlan *plan);
 
-#endif							/* SS_SEGMENT_H */
+#endif /* SS_SEGMENT_H */

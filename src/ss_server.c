@@ -42,11 +42,11 @@ SS_SQL_FUNCTION(streamsink_fdw_validator);
 
 typedef enum OptionType
 {
-	OPTION_TEXT,				/* not empty */
-	OPTION_PATH,				/* absolute, superusers only */
+	OPTION_TEXT, /* not empty */
+	OPTION_PATH, /* absolute, superusers only */
 	OPTION_INTEGER,
-	OPTION_TIME,				/* milliseconds, or with a unit */
-	OPTION_PASSWORD_REQUIRED	/* boolean; false for superusers only */
+	OPTION_TIME,			 /* milliseconds, or with a unit */
+	OPTION_PASSWORD_REQUIRED /* boolean; false for superusers only */
 } OptionType;
 
 /* Every option, with the catalog of the objects that may have it. */
@@ -57,18 +57,18 @@ static const struct OptionRule
 	OptionType	type;
 	int			min;
 	int			max;
-}			option_rules[] =
-{
-	{"host", ForeignServerRelationId, OPTION_TEXT},
-	{"port", ForeignServerRelationId, OPTION_INTEGER, 1, 65535},
-	{"path", ForeignServerRelationId, OPTION_PATH},
-	{"db", ForeignServerRelationId, OPTION_INTEGER, 0, INT_MAX},
-	{"connect_timeout", ForeignServerRelationId, OPTION_TIME, 1, 3600 * 1000},
-	{"command_timeout", ForeignServerRelationId, OPTION_TIME, 1, 24 * 3600 * 1000},
-	{"password_required", ForeignServerRelationId, OPTION_PASSWORD_REQUIRED},
-	{"username", UserMappingRelationId, OPTION_TEXT},
-	{"password", UserMappingRelationId, OPTION_TEXT},
-	{"password_required", UserMappingRelationId, OPTION_PASSWORD_REQUIRED},
+} option_rules[] =
+	{
+		{"host", ForeignServerRelationId, OPTION_TEXT},
+		{"port", ForeignServerRelationId, OPTION_INTEGER, 1, 65535},
+		{"path", ForeignServerRelationId, OPTION_PATH},
+		{"db", ForeignServerRelationId, OPTION_INTEGER, 0, INT_MAX},
+		{"connect_timeout", ForeignServerRelationId, OPTION_TIME, 1, 3600 * 1000},
+		{"command_timeout", ForeignServerRelationId, OPTION_TIME, 1, 24 * 3600 * 1000},
+		{"password_required", ForeignServerRelationId, OPTION_PASSWORD_REQUIRED},
+		{"username", UserMappingRelationId, OPTION_TEXT},
+		{"password", UserMappingRelationId, OPTION_TEXT},
+		{"password_required", UserMappingRelationId, OPTION_PASSWORD_REQUIRED},
 };
 
 /* Options that a user may look for: known, but not here yet. */
@@ -87,7 +87,7 @@ find_rule(const char *name, Oid catalog)
 
 /* Raise the error for an option that objects of this catalog do not have. */
 static void pg_attribute_noreturn()
-refuse_option(const char *name, Oid catalog)
+	refuse_option(const char *name, Oid catalog)
 {
 	StringInfoData valid;
 
@@ -121,12 +121,12 @@ refuse_option(const char *name, Oid catalog)
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\"", name),
 			 valid.len > 0 ?
-			 errhint("Valid options in this context are: %s.", valid.data) :
-			 errhint("There are no valid options in this context.")));
+				 errhint("Valid options in this context are: %s.", valid.data) :
+				 errhint("There are no valid options in this context.")));
 }
 
 static void pg_attribute_noreturn()
-refuse_value(const char *name, const char *detail)
+	refuse_value(const char *name, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -153,9 +153,9 @@ parse_number(const struct OptionRule *rule, const char *value)
 
 	if (!parse_int(value, &result, rule->type == OPTION_TIME ? GUC_UNIT_MS : 0, &hint))
 		refuse_value(rule->name, hint ? hint :
-					 rule->type == OPTION_TIME ?
-					 "The value must be a whole number of milliseconds, or a number with a unit such as \"5s\"." :
-					 "The value must be a whole number.");
+								 rule->type == OPTION_TIME ?
+										"The value must be a whole number of milliseconds, or a number with a unit such as \"5s\"." :
+										"The value must be a whole number.");
 	if (result < rule->min || result > rule->max)
 		refuse_value(rule->name, psprintf("The value must be between %d and %d%s.", rule->min, rule->max,
 										  rule->type == OPTION_TIME ? " ms" : ""));
@@ -165,8 +165,8 @@ parse_number(const struct OptionRule *rule, const char *value)
 static void
 check_value(const struct OptionRule *rule, DefElem *def)
 {
-	char	   *value = defGetString(def);
-	bool		required;
+	char *value = defGetString(def);
+	bool  required;
 
 	switch (rule->type)
 	{
@@ -195,11 +195,11 @@ check_value(const struct OptionRule *rule, DefElem *def)
 static DefElem *
 find_option(List *options, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, options)
 	{
-		DefElem    *def = lfirst(lc);
+		DefElem *def = lfirst(lc);
 
 		if (strcmp(def->defname, name) == 0)
 			return def;
@@ -211,13 +211,13 @@ find_option(List *options, const char *name)
 Datum
 streamsink_fdw_validator(PG_FUNCTION_ARGS)
 {
-	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid			catalog = PG_GETARG_OID(1);
-	ListCell   *lc;
+	List	 *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid		  catalog = PG_GETARG_OID(1);
+	ListCell *lc;
 
 	foreach(lc, options)
 	{
-		DefElem    *def = lfirst(lc);
+		DefElem					*def = lfirst(lc);
 		const struct OptionRule *rule = find_rule(def->defname, catalog);
 
 		if (rule == NULL)
@@ -244,11 +244,11 @@ streamsink_fdw_validator(PG_FUNCTION_ARGS)
 static bool
 is_our_wrapper(Oid fdw)
 {
-	Oid			validator = GetForeignDataWrapper(fdw)->fdwvalidator;
-	HeapTuple	tuple;
-	Datum		prosrc;
-	bool		isnull;
-	bool		ours;
+	Oid		  validator = GetForeignDataWrapper(fdw)->fdwvalidator;
+	HeapTuple tuple;
+	Datum	  prosrc;
+	bool	  isnull;
+	bool	  ours;
 
 	if (!OidIsValid(validator))
 		return false;
@@ -257,7 +257,7 @@ is_our_wrapper(Oid fdw)
 		return false;
 	prosrc = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
 	ours = !isnull && ((Form_pg_proc) GETSTRUCT(tuple))->prolang == ClanguageId &&
-		strcmp(TextDatumGetCString(prosrc), VALIDATOR_NAME) == 0;
+		   strcmp(TextDatumGetCString(prosrc), VALIDATOR_NAME) == 0;
 	ReleaseSysCache(tuple);
 	return ours;
 }
@@ -291,10 +291,10 @@ ss_server_oid(const char *server_name)
 static List *
 find_mapping_options(Oid server, Oid role)
 {
-	HeapTuple	tuple;
-	Datum		options;
-	bool		isnull;
-	List	   *result;
+	HeapTuple tuple;
+	Datum	  options;
+	bool	  isnull;
+	List	 *result;
 
 	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server));
 	if (!HeapTupleIsValid(tuple))
@@ -310,7 +310,7 @@ find_mapping_options(Oid server, Oid role)
 static char *
 get_text(List *options, const char *name)
 {
-	DefElem    *def = find_option(options, name);
+	DefElem *def = find_option(options, name);
 
 	return def ? defGetString(def) : NULL;
 }
@@ -319,7 +319,7 @@ get_text(List *options, const char *name)
 static char *
 get_secret(List *options, const char *name)
 {
-	char	   *value = get_text(options, name);
+	char *value = get_text(options, name);
 
 	return value ? pg_server_to_any(value, strlen(value), PG_UTF8) : NULL;
 }
@@ -327,7 +327,7 @@ get_secret(List *options, const char *name)
 static int
 get_number(List *options, const char *name, int missing)
 {
-	char	   *value = get_text(options, name);
+	char *value = get_text(options, name);
 
 	return value ? parse_number(find_rule(name, ForeignServerRelationId), value) : missing;
 }
@@ -335,8 +335,8 @@ get_number(List *options, const char *name, int missing)
 static bool
 get_password_required(List *options)
 {
-	char	   *value = get_text(options, "password_required");
-	bool		required;
+	char *value = get_text(options, "password_required");
+	bool  required;
 
 	return value == NULL || !parse_bool(value, &required) || required;
 }
@@ -346,7 +346,7 @@ ss_server_params(const char *server_name, Oid role)
 {
 	ForeignServer *server = find_server(server_name);
 	SsRedisParams *params = palloc0(sizeof(SsRedisParams));
-	List	   *mapping;
+	List		  *mapping;
 
 	if (ss_compat_server_aclcheck(server->serverid, role) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, server_name);

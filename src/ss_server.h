@@ -17,6 +17,6 @@
 extern SsRedisParams *ss_server_params(const char *server_name, Oid role);
 
 /* OID of the server; ERROR 42704 with a hint, 42809 if it is another wrapper's. */
-extern Oid	ss_server_oid(const char *server_name);
+extern Oid ss_server_oid(const char *server_name);
 
-#endif							/* SS_SERVER_H */
+#endif /* SS_SERVER_H */

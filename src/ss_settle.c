@@ -24,18 +24,18 @@
 static void
 drop_settled(const SsPipeline *pipeline, SsBatch *batch, bool shared)
 {
-	int32	   *streams = palloc_array(int32, batch->nblocks + 1);
-	SsEntryId  *lows = palloc_array(SsEntryId, batch->nblocks + 1);
-	int			nstreams = 0;
-	bool		repeated = false;
-	SsSettled  *settled;
+	int32		 *streams = palloc_array(int32, batch->nblocks + 1);
+	SsEntryId	 *lows = palloc_array(SsEntryId, batch->nblocks + 1);
+	int			  nstreams = 0;
+	bool		  repeated = false;
+	SsSettled	 *settled;
 	MemoryContext scratch;
 	MemoryContext saved;
 
 	for (int i = 0; i < batch->nblocks; i++)
 	{
-		SsBlock    *block = &batch->blocks[i];
-		SsEntryId	low = SS_ENTRYID_MAX;
+		SsBlock	 *block = &batch->blocks[i];
+		SsEntryId low = SS_ENTRYID_MAX;
 
 		for (int j = block->first; j < block->first + block->count; j++)
 			if (ss_entryid_compare(batch->entries[j].id, low) < 0)
@@ -54,7 +54,7 @@ drop_settled(const SsPipeline *pipeline, SsBatch *batch, bool shared)
 	settled = ss_ledger_load_above(pipeline->id, streams, nstreams, lows);
 	for (int i = 0; i < batch->nentries; i++)
 	{
-		SsEntry    *entry = &batch->entries[i];
+		SsEntry *entry = &batch->entries[i];
 
 		if ((shared || ss_entryid_compare(entry->id, entry->stream->high) <= 0) &&
 			ss_ledger_contains(settled, entry->stream->id, entry->id))
@@ -84,11 +84,11 @@ drop_doubled(SsBatch *batch)
 {
 	for (int i = 0; i < batch->nblocks; i++)
 	{
-		SsBlock    *later = &batch->blocks[i];
+		SsBlock *later = &batch->blocks[i];
 
 		for (int j = 0; j < i; j++)
 		{
-			SsBlock    *earlier = &batch->blocks[j];
+			SsBlock *earlier = &batch->blocks[j];
 
 			if (earlier->stream != later->stream ||
 				ss_entryid_compare(batch->entries[later->first].id,
@@ -111,14 +111,14 @@ record_settled(const SsPipeline *pipeline, SsBatch *batch)
 
 	for (int i = 0; i < batch->nblocks; i++)
 	{
-		SsBlock    *block = &batch->blocks[i];
-		bool		news = false;
+		SsBlock *block = &batch->blocks[i];
+		bool	 news = false;
 
 		if (block->count == 0)
 			continue;
 		for (int j = block->first; j < block->first + block->count; j++)
 		{
-			SsEntry    *entry = &batch->entries[j];
+			SsEntry *entry = &batch->entries[j];
 
 			if (entry->outcome == SS_OUTCOME_REPEATED)
 				continue;
@@ -132,7 +132,7 @@ record_settled(const SsPipeline *pipeline, SsBatch *batch)
 		}
 		if (block->contiguous && news)
 		{
-			SsEntry    *last = &batch->entries[block->first + block->count - 1];
+			SsEntry *last = &batch->entries[block->first + block->count - 1];
 
 			intervals[n].stream = block->stream->id;
 			intervals[n].first = batch->entries[block->first].id;
@@ -187,8 +187,8 @@ refuse_oversized(const SsPipeline *pipeline, SsBatch *batch)
 {
 	for (int i = 0; i < batch->nentries; i++)
 	{
-		SsEntry    *entry = &batch->entries[i];
-		ErrorData  *error;
+		SsEntry	  *entry = &batch->entries[i];
+		ErrorData *error;
 
 		if (entry->outcome != SS_OUTCOME_NEW || entry->truncated ||
 			(int64) entry->bytes <= pipeline->max_entry_bytes)
@@ -251,7 +251,7 @@ ss_settle_advance(SsBatch *batch)
 {
 	for (int i = 0; i < batch->nentries; i++)
 	{
-		SsEntry    *entry = &batch->entries[i];
+		SsEntry *entry = &batch->entries[i];
 
 		if (ss_entryid_compare(entry->id, entry->stream->high) > 0)
 			entry->stream->high = entry->id;
@@ -261,12 +261,12 @@ ss_settle_advance(SsBatch *batch)
 void
 ss_settle_publish(const SsBatch *batch)
 {
-	SsRange    *ranges = palloc_array(SsRange, batch->nblocks + 1);
-	int			n = 0;
+	SsRange *ranges = palloc_array(SsRange, batch->nblocks + 1);
+	int		 n = 0;
 
 	for (int i = 0; i < batch->nblocks; i++)
 	{
-		SsBlock    *block = &batch->blocks[i];
+		SsBlock *block = &batch->blocks[i];
 
 		if (block->count == 0)
 			continue;

@@ -13,9 +13,9 @@
 
 typedef enum SsSettleResult
 {
-	SS_SETTLE_DONE,				/* all is recorded: commit */
-	SS_SETTLE_CHANGED,			/* the pipeline was changed or stopped: abort, load it again */
-	SS_SETTLE_STOP				/* on_error => stop, and an entry was refused: abort, stop the pipeline */
+	SS_SETTLE_DONE,	   /* all is recorded: commit */
+	SS_SETTLE_CHANGED, /* the pipeline was changed or stopped: abort, load it again */
+	SS_SETTLE_STOP	   /* on_error => stop, and an entry was refused: abort, stop the pipeline */
 } SsSettleResult;
 
 /*
@@ -39,7 +39,7 @@ extern void ss_settle_publish(const SsBatch *batch);
 typedef struct SsAcks SsAcks;
 
 extern SsAcks *ss_settle_acks_create(MemoryContext parent, const char *group);
-extern void ss_settle_acks_free(SsAcks *acks);
+extern void	   ss_settle_acks_free(SsAcks *acks);
 
 /* Queue every entry of a committed batch; lsn is XactLastCommitEnd right after its commit, 0 if nothing was written. */
 extern void ss_settle_acks_add(SsAcks *acks, const SsBatch *batch, XLogRecPtr lsn);
@@ -50,9 +50,9 @@ extern void ss_settle_acks_add(SsAcks *acks, const SsBatch *batch, XLogRecPtr ls
  * commands, each of which gets one reply.  flush: XLogFlush first;
  * a worker does so outside a transaction only.
  */
-extern int	ss_settle_acks_send(SsAcks *acks, SsRedis *redis, bool flush);
+extern int ss_settle_acks_send(SsAcks *acks, SsRedis *redis, bool flush);
 
 /* Entries that wait in the queue. */
 extern int64 ss_settle_acks_waiting(const SsAcks *acks);
 
-#endif							/* SS_SETTLE_H */
+#endif /* SS_SETTLE_H */

@@ -38,9 +38,9 @@
 #include "ss_shmem.h"
 #include "ss_stats.h"
 
-#define TRANCHE_NAME	"streamsink"
+#define TRANCHE_NAME "streamsink"
 
-SsShared   *ss_shmem = NULL;
+SsShared *ss_shmem = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -54,7 +54,7 @@ slots_wanted(void)
 static Size
 memory_size(void)
 {
-	Size		size = MAXALIGN(sizeof(SsShared));
+	Size size = MAXALIGN(sizeof(SsShared));
 
 	size = add_size(size, MAXALIGN(mul_size(ss_guc_max_pipelines, sizeof(SsPipelineShared))));
 	size = add_size(size, MAXALIGN(mul_size(slots_wanted(), sizeof(SsSlot))));
@@ -75,9 +75,9 @@ request_memory(void)
 static void
 make_memory(void)
 {
-	bool		found;
-	char	   *p;
-	int			i;
+	bool  found;
+	char *p;
+	int	  i;
 
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
@@ -139,7 +139,7 @@ ss_shmem_require(void)
 void
 ss_shmem_copy_text(char *dest, const char *src, Size size)
 {
-	size_t		len = src ? strlen(src) : 0;
+	size_t len = src ? strlen(src) : 0;
 
 	if (len >= size)
 		len = pg_mbcliplen(src, (int) Min(len, (size_t) INT_MAX), (int) size - 1);
@@ -153,8 +153,8 @@ ss_shmem_copy_text(char *dest, const char *src, Size size)
 static bool
 is_used(const SsPipelineShared *entry)
 {
-	int			index = entry - ss_shmem->pipelines;
-	int			i;
+	int index = entry - ss_shmem->pipelines;
+	int i;
 
 	if (entry->yielders > 0)
 		return true;
@@ -168,10 +168,10 @@ is_used(const SsPipelineShared *entry)
 static void
 clear_entry(SsPipelineShared *entry)
 {
-	char	   *rest = (char *) (&entry->state_changed + 1);
+	char *rest = (char *) (&entry->state_changed + 1);
 
 	StaticAssertStmt(offsetof(SsPipelineShared, state_changed) ==
-					 offsetof(SsPipelineShared, batch_done) + sizeof(ConditionVariable),
+						 offsetof(SsPipelineShared, batch_done) + sizeof(ConditionVariable),
 					 "the condition variables must be neighbours");
 	memset(entry, 0, offsetof(SsPipelineShared, batch_done));
 	memset(rest, 0, (char *) (entry + 1) - rest);
@@ -189,7 +189,7 @@ ss_shmem_free_unused_locked(SsPipelineShared *entry)
 static SsPipelineShared *
 find_room(bool evict)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_pipelines; i++)
 	{
@@ -213,7 +213,7 @@ find_room(bool evict)
 static SsPipelineShared *
 find_pipeline(Oid database, int32 id)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_pipelines; i++)
 	{
@@ -266,12 +266,12 @@ ss_shmem_pipeline(Oid database, int32 id, bool make)
 static void
 wake_slots(const SsPipelineShared *entry)
 {
-	int			index = entry - ss_shmem->pipelines;
-	int			i;
+	int index = entry - ss_shmem->pipelines;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (slot->in_use && slot->pipeline == index && slot->latch != NULL)
 			SetLatch(slot->latch);
@@ -379,7 +379,7 @@ ss_shmem_commit_change(int32 pipeline_id, bool control, bool outbox)
 		}
 		for (i = 0; i < ss_shmem->max_slots; i++)
 		{
-			SsSlot	   *slot = &ss_shmem->slots[i];
+			SsSlot *slot = &ss_shmem->slots[i];
 
 			if (slot->in_use && slot->kind == SS_SLOT_COURIER &&
 				slot->database == MyDatabaseId && slot->latch != NULL)
@@ -395,7 +395,7 @@ static bool
 take_report(Oid database, const SsPipelineShared *item, TimestampTz now)
 {
 	SsPipelineShared *entry = find_pipeline(database, item->id);
-	bool		changed;
+	bool			  changed;
 
 	if (entry == NULL)
 		entry = make_pipeline(database, item->id, item->enabled);
@@ -403,7 +403,7 @@ take_report(Oid database, const SsPipelineShared *item, TimestampTz now)
 		return false;
 
 	changed = !entry->reported || entry->enabled != item->enabled ||
-		entry->generation != item->generation || entry->owner != item->owner;
+			  entry->generation != item->generation || entry->owner != item->owner;
 	/* generations only grow: another pipeline has the number, the extension was made anew */
 	if (entry->reported && entry->generation > item->generation)
 		ss_stats_reset_locked(entry);
@@ -474,7 +474,7 @@ ss_shmem_report_database(Oid database, const SsPipelineShared *items, int nitems
 	int			ngone = 0;
 	bool		all = true;
 	int			i,
-				j;
+		j;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	for (i = 0; i < ss_shmem->max_pipelines; i++)
@@ -484,7 +484,7 @@ ss_shmem_report_database(Oid database, const SsPipelineShared *items, int nitems
 		if (!entry->in_use || !entry->reported || entry->database != database)
 			continue;
 		for (j = 0; j < nitems && items[j].id != entry->id; j++)
-			 /* look further */ ;
+			/* look further */;
 		if (j == nitems)
 		{
 			gone[ngone++] = entry->id;

@@ -22,77 +22,77 @@
 #include "lib/dshash.h"
 #include "ss_entryid.h"
 
-#define SS_NAME_MAX		256		/* bytes of a pipeline's name kept here, terminator included */
-#define SS_TEXT_MAX		512		/* bytes of a reason, hint or error kept here */
-#define SS_MAX_RANGES	64		/* published id ranges of one slot */
+#define SS_NAME_MAX	  256 /* bytes of a pipeline's name kept here, terminator included */
+#define SS_TEXT_MAX	  512 /* bytes of a reason, hint or error kept here */
+#define SS_MAX_RANGES 64  /* published id ranges of one slot */
 
 /* Slots beside those of streamsink.max_workers. */
-#define SS_MAX_SESSIONS	16		/* sessions in ingest or a retry */
+#define SS_MAX_SESSIONS 16 /* sessions in ingest or a retry */
 #define SS_MAX_SCANS	2
-#define SS_MAX_COURIERS	4
+#define SS_MAX_COURIERS 4
 
 typedef enum SsState
 {
-	SS_STATE_STOPPED = 0,		/* -> starting */
-	SS_STATE_STARTING,			/* slot reserved, not reading yet -> running, waiting, stopped */
-	SS_STATE_RUNNING,			/* -> waiting, stopping, stopped */
-	SS_STATE_WAITING,			/* something outside must get better -> running, stopping */
-	SS_STATE_STOPPING,			/* finishing its batch -> stopped */
-	SS_STATE_FAILED				/* stopped by a policy; start() -> starting */
+	SS_STATE_STOPPED = 0, /* -> starting */
+	SS_STATE_STARTING,	  /* slot reserved, not reading yet -> running, waiting, stopped */
+	SS_STATE_RUNNING,	  /* -> waiting, stopping, stopped */
+	SS_STATE_WAITING,	  /* something outside must get better -> running, stopping */
+	SS_STATE_STOPPING,	  /* finishing its batch -> stopped */
+	SS_STATE_FAILED		  /* stopped by a policy; start() -> starting */
 } SsState;
 
 typedef enum SsSlotKind
 {
-	SS_SLOT_WORKER = 0,			/* a share of a pipeline, background worker */
-	SS_SLOT_SESSION,			/* a session's ingest or retry */
-	SS_SLOT_SCAN,				/* reports a database's pipelines, then exits */
-	SS_SLOT_COURIER				/* carries out a database's outbox, then exits */
+	SS_SLOT_WORKER = 0, /* a share of a pipeline, background worker */
+	SS_SLOT_SESSION,	/* a session's ingest or retry */
+	SS_SLOT_SCAN,		/* reports a database's pipelines, then exits */
+	SS_SLOT_COURIER		/* carries out a database's outbox, then exits */
 } SsSlotKind;
 
 /* Counters of a pipeline since the statistics were reset.  read = written + refused + ignored + repeated + superseded + vanished. */
 typedef struct SsCounters
 {
-	uint64		read;
-	uint64		written;
-	uint64		rows;			/* rows the statements reported */
-	uint64		refused;
-	uint64		ignored;
-	uint64		repeated;		/* dropped because the ledger had them */
-	uint64		superseded;
-	uint64		vanished;		/* delivered, but deleted before they could be read */
-	uint64		batches;
-	uint64		errors;			/* failed tries of whole batches */
+	uint64 read;
+	uint64 written;
+	uint64 rows; /* rows the statements reported */
+	uint64 refused;
+	uint64 ignored;
+	uint64 repeated; /* dropped because the ledger had them */
+	uint64 superseded;
+	uint64 vanished; /* delivered, but deleted before they could be read */
+	uint64 batches;
+	uint64 errors; /* failed tries of whole batches */
 } SsCounters;
 
-#define SS_LATENCY_BUCKETS	64	/* bucket i: up to 2^(i/2) * 0.1 ms from entry id to commit */
+#define SS_LATENCY_BUCKETS 64 /* bucket i: up to 2^(i/2) * 0.1 ms from entry id to commit */
 
 /* A pipeline that its database reported.  Made by scans and control calls, forgotten when the pipeline is. */
 typedef struct SsPipelineShared
 {
-	bool		in_use;
-	bool		reported;		/* by the last scan; without it the entry goes with its last user */
-	Oid			database;
-	int32		id;				/* streamsink.pipeline.id */
-	char		name[SS_NAME_MAX];
-	Oid			owner;
-	bool		enabled;
-	int			workers;		/* wanted */
-	bool		single;			/* one key (workers share it), not a template */
-	int64		generation;
-	uint32		changed;		/* control calls that committed; see ss_shmem_changes */
+	bool   in_use;
+	bool   reported; /* by the last scan; without it the entry goes with its last user */
+	Oid	   database;
+	int32  id; /* streamsink.pipeline.id */
+	char   name[SS_NAME_MAX];
+	Oid	   owner;
+	bool   enabled;
+	int	   workers; /* wanted */
+	bool   single;	/* one key (workers share it), not a template */
+	int64  generation;
+	uint32 changed; /* control calls that committed; see ss_shmem_changes */
 
 	/* written by control calls: while > 0 no worker begins a batch */
-	int			yielders;
-	ConditionVariable batch_done;	/* broadcast when a slot leaves a batch, withdraws its ranges or is released */
-	ConditionVariable state_changed;	/* broadcast when any state below or a slot's state changes */
+	int				  yielders;
+	ConditionVariable batch_done;	 /* broadcast when a slot leaves a batch, withdraws its ranges or is released */
+	ConditionVariable state_changed; /* broadcast when any state below or a slot's state changes */
 
 	/* written by the launcher: pacing */
-	int			failures;		/* consecutive early exits */
-	TimestampTz failed_at;		/* of the last one that counted */
-	TimestampTz next_start_at;	/* not before */
-	bool		connect_failed; /* a worker ended before it could do anything */
-	TimestampTz changed_at;		/* last slot taken or released, last new report */
-	char		launch_reason[SS_TEXT_MAX];	/* why a wanted worker does not run, or "" */
+	int			failures;					/* consecutive early exits */
+	TimestampTz failed_at;					/* of the last one that counted */
+	TimestampTz next_start_at;				/* not before */
+	bool		connect_failed;				/* a worker ended before it could do anything */
+	TimestampTz changed_at;					/* last slot taken or released, last new report */
+	char		launch_reason[SS_TEXT_MAX]; /* why a wanted worker does not run, or "" */
 	char		launch_hint[SS_TEXT_MAX];
 
 	/* written by workers */
@@ -112,9 +112,9 @@ typedef struct SsPipelineShared
 
 typedef struct SsRange
 {
-	int32		stream;			/* streamsink.stream.id */
-	SsEntryId	first;
-	SsEntryId	last;
+	int32	  stream; /* streamsink.stream.id */
+	SsEntryId first;
+	SsEntryId last;
 } SsRange;
 
 /*
@@ -128,13 +128,13 @@ typedef struct SsSlot
 	uint32		generation;
 	SsSlotKind	kind;
 	Oid			database;
-	int			pipeline;		/* index into pipelines, -1 for scan and courier */
+	int			pipeline; /* index into pipelines, -1 for scan and courier */
 	int32		pipeline_id;
-	int64		pipeline_generation;	/* of the pipeline when the slot was reserved */
-	uint32		outbox_seen;	/* outbox_changes of the database when a scan or courier looked */
-	int			share;			/* 0 .. workers-1; -1 for sessions */
-	int			held_share;		/* a dead share whose consumer this worker is taking over, or -1 */
-	pid_t		pid;			/* 0 until attached */
+	int64		pipeline_generation; /* of the pipeline when the slot was reserved */
+	uint32		outbox_seen;		 /* outbox_changes of the database when a scan or courier looked */
+	int			share;				 /* 0 .. workers-1; -1 for sessions */
+	int			held_share;			 /* a dead share whose consumer this worker is taking over, or -1 */
+	pid_t		pid;				 /* 0 until attached */
 	Latch	   *latch;
 	TimestampTz reserved_at;
 
@@ -145,7 +145,7 @@ typedef struct SsSlot
 	TimestampTz state_since;
 	TimestampTz next_retry_at;
 	bool		in_batch;
-	bool		settled_once;	/* committed a batch since it started: pacing forgets failures */
+	bool		settled_once; /* committed a batch since it started: pacing forgets failures */
 	int			nranges;
 	SsRange		ranges[SS_MAX_RANGES];
 	char		consumer[96];
@@ -155,7 +155,7 @@ typedef struct SsSlot
 	TimestampTz batch_started_at;
 	uint64		read;
 	uint64		written;
-	int64		time_wait_redis;	/* microseconds since start, each */
+	int64		time_wait_redis; /* microseconds since start, each */
 	int64		time_map;
 	int64		time_write;
 	int64		time_commit;
@@ -175,41 +175,41 @@ typedef enum SsDatabaseState
 /* A database the launcher should look into.  Its entry is free again once it was scanned and its outbox is empty. */
 typedef struct SsDatabase
 {
-	Oid			oid;
+	Oid				oid;
 	SsDatabaseState state;
-	bool		again;			/* changed while being scanned */
-	bool		outbox;			/* the last scan or a commit saw rows in the outbox */
-	uint32		outbox_changes; /* commits that put rows into the outbox */
-	TimestampTz outbox_retry_at;
-	int			outbox_failures;	/* couriers started since one reported */
-	bool		blocked;		/* no background worker was free for its scan */
-	int			failures;		/* of scans, consecutive */
-	TimestampTz wanted_at;		/* when the running request for a scan began */
-	TimestampTz next_start_at;
+	bool			again;			/* changed while being scanned */
+	bool			outbox;			/* the last scan or a commit saw rows in the outbox */
+	uint32			outbox_changes; /* commits that put rows into the outbox */
+	TimestampTz		outbox_retry_at;
+	int				outbox_failures; /* couriers started since one reported */
+	bool			blocked;		 /* no background worker was free for its scan */
+	int				failures;		 /* of scans, consecutive */
+	TimestampTz		wanted_at;		 /* when the running request for a scan began */
+	TimestampTz		next_start_at;
 } SsDatabase;
 
 typedef struct SsShared
 {
-	LWLock	   *lock;
-	pid_t		launcher_pid;
-	Latch	   *launcher_latch;
-	bool		rescan;			/* look into all databases: a request for one found no room */
-	int			max_pipelines;
-	int			max_slots;
-	int			max_databases;
+	LWLock *lock;
+	pid_t	launcher_pid;
+	Latch  *launcher_latch;
+	bool	rescan; /* look into all databases: a request for one found no room */
+	int		max_pipelines;
+	int		max_slots;
+	int		max_databases;
 	/* samples of streams, see ss_stats.c */
-	dsa_handle	samples_dsa;
+	dsa_handle			samples_dsa;
 	dshash_table_handle samples_table;
-	int			lwtranche_dsa;
-	int			lwtranche_hash;
-	SsPipelineShared *pipelines;	/* max_pipelines; addresses are the same in all processes */
-	SsSlot	   *slots;			/* max_slots = max_workers + sessions + scan + courier room */
-	SsDatabase *databases;		/* max_databases */
+	int					lwtranche_dsa;
+	int					lwtranche_hash;
+	SsPipelineShared   *pipelines; /* max_pipelines; addresses are the same in all processes */
+	SsSlot			   *slots;	   /* max_slots = max_workers + sessions + scan + courier room */
+	SsDatabase		   *databases; /* max_databases */
 } SsShared;
 
-extern SsShared *ss_shmem;		/* NULL without shared_preload_libraries */
-extern SsSlot *MySlot;			/* this process's slot, or NULL */
-extern SsPipelineShared *MyPipelineShared;	/* its pipeline, or NULL */
+extern SsShared			*ss_shmem;		   /* NULL without shared_preload_libraries */
+extern SsSlot			*MySlot;		   /* this process's slot, or NULL */
+extern SsPipelineShared *MyPipelineShared; /* its pipeline, or NULL */
 
 /* Called from _PG_init: hooks that ask for and make the memory. */
 extern void ss_shmem_init(void);
@@ -271,7 +271,7 @@ extern void ss_shmem_session_slot(int32 pipeline_id);
 extern void ss_shmem_session_slot_release(void);
 
 /* The number of live workers (attached or reserved) of a pipeline. */
-extern int	ss_shmem_count_workers(Oid database, int32 pipeline_id);
+extern int ss_shmem_count_workers(Oid database, int32 pipeline_id);
 
 /* State of my slot, shown in status; broadcasts state_changed.  Texts may be NULL, longer ones are cut at a character. */
 extern void ss_shmem_set_state(SsState state, const char *reason, const char *hint, TimestampTz next_retry_at);
@@ -315,18 +315,18 @@ extern void ss_shmem_wake_launcher(void);
 extern void ss_shmem_wake_pipeline(Oid database, int32 pipeline_id);
 
 /* State of a pipeline as status shows it: from the entry and its slots.  reason and hint: buffers of SS_TEXT_MAX or NULL. */
-extern SsState ss_shmem_state(Oid database, int32 pipeline_id, bool enabled, bool failed, char *reason, char *hint);
+extern SsState	   ss_shmem_state(Oid database, int32 pipeline_id, bool enabled, bool failed, char *reason, char *hint);
 extern const char *ss_shmem_state_name(SsState state);
 
 /* The same with all that the view shows.  entry is a copy, all zero if there is none. */
 typedef struct SsStatus
 {
-	SsState		state;
-	char		reason[SS_TEXT_MAX];
-	char		hint[SS_TEXT_MAX];
-	TimestampTz state_since;	/* 0: unknown */
-	TimestampTz next_retry_at;	/* 0: none */
-	int			workers;		/* attached */
+	SsState			 state;
+	char			 reason[SS_TEXT_MAX];
+	char			 hint[SS_TEXT_MAX];
+	TimestampTz		 state_since;	/* 0: unknown */
+	TimestampTz		 next_retry_at; /* 0: none */
+	int				 workers;		/* attached */
 	SsPipelineShared entry;
 } SsStatus;
 
@@ -341,32 +341,32 @@ extern bool ss_shmem_copy_slot(int i, SsSlot *slot, Oid *owner);
 extern void ss_shmem_commit_change(int32 pipeline_id, bool control, bool outbox);
 
 /* With the lock held: a scan of the database is wanted; its entry if there is one. */
-extern void ss_shmem_want_scan_locked(Oid database, TimestampTz now);
-extern SsDatabase *ss_shmem_database_locked(Oid database, bool make);
+extern void				 ss_shmem_want_scan_locked(Oid database, TimestampTz now);
+extern SsDatabase		*ss_shmem_database_locked(Oid database, bool make);
 extern SsPipelineShared *ss_shmem_pipeline_locked(Oid database, int32 id, bool make);
-extern void ss_shmem_free_unused_locked(SsPipelineShared *entry);
-extern SsSlot *ss_shmem_reserve_locked(SsSlotKind kind, Oid database, int32 pipeline_id, int share);
-extern TimestampTz ss_shmem_backoff(TimestampTz now, int failures); /* at once after the first, then 1 s, 2 s, ... */
-extern void ss_shmem_copy_text(char *dest, const char *src, Size size);
+extern void				 ss_shmem_free_unused_locked(SsPipelineShared *entry);
+extern SsSlot			*ss_shmem_reserve_locked(SsSlotKind kind, Oid database, int32 pipeline_id, int share);
+extern TimestampTz		 ss_shmem_backoff(TimestampTz now, int failures); /* at once after the first, then 1 s, 2 s, ... */
+extern void				 ss_shmem_copy_text(char *dest, const char *src, Size size);
 
 /* Keep workers of a pipeline from beginning batches; NULL if it has no entry and there is no room.  Undone by unyield, once. */
 extern SsPipelineShared *ss_shmem_yield(int32 pipeline_id);
-extern void ss_shmem_unyield(SsPipelineShared *entry);
+extern void				 ss_shmem_unyield(SsPipelineShared *entry);
 
 /* The number of background workers in a batch; with cancel they get a SIGINT. */
-extern int	ss_shmem_busy(SsPipelineShared *entry, bool cancel);
+extern int ss_shmem_busy(SsPipelineShared *entry, bool cancel);
 
 /* What the launcher should do about a pipeline. */
 typedef struct SsPlan
 {
-	int			pipeline;		/* index */
+	int			pipeline; /* index */
 	Oid			database;
 	int32		id;
 	char		name[SS_NAME_MAX];
 	Oid			owner;
-	int			share;			/* one without a worker */
+	int			share; /* one without a worker */
 	bool		connect_failed;
-	TimestampTz due;			/* not before */
+	TimestampTz due; /* not before */
 } SsPlan;
 
 /* The launcher is there (its latch), or with false gone. */
@@ -401,4 +401,4 @@ extern bool ss_shmem_unattached(int slot, uint32 *generation, TimestampTz *reser
 extern int	ss_shmem_databases(Oid **databases);
 extern void ss_shmem_forget_database(Oid database);
 
-#endif							/* SS_SHMEM_H */
+#endif /* SS_SHMEM_H */

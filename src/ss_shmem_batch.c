@@ -26,13 +26,13 @@ ss_shmem_changes(void)
 bool
 ss_shmem_begin_batch(int64 generation)
 {
-	bool		result;
+	bool result;
 
 	if (MySlot == NULL || MyPipelineShared == NULL)
 		return false;
 	for (;;)
 	{
-		bool		yield;
+		bool yield;
 
 		CHECK_FOR_INTERRUPTS();
 		LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
@@ -70,14 +70,14 @@ ss_shmem_end_batch(void)
 static int
 merge_ranges(const SsRange *ranges, int nranges, SsRange *merged)
 {
-	int			n = 0;
-	int			i,
-				j;
+	int n = 0;
+	int i,
+		j;
 
 	for (i = 0; i < nranges; i++)
 	{
 		for (j = 0; j < n && merged[j].stream != ranges[i].stream; j++)
-			 /* look further */ ;
+			/* look further */;
 		if (j == SS_MAX_RANGES)
 		{
 			merged[0].stream = 0;
@@ -101,8 +101,8 @@ merge_ranges(const SsRange *ranges, int nranges, SsRange *merged)
 static bool
 overlaps(const SsRange *a, int na, const SsRange *b, int nb)
 {
-	int			i,
-				j;
+	int i,
+		j;
 
 	for (i = 0; i < na; i++)
 		for (j = 0; j < nb; j++)
@@ -120,9 +120,9 @@ overlaps(const SsRange *a, int na, const SsRange *b, int nb)
 bool
 ss_shmem_publish(const SsRange *ranges, int nranges)
 {
-	SsRange		merged[SS_MAX_RANGES];
-	bool		result = true;
-	int			i;
+	SsRange merged[SS_MAX_RANGES];
+	bool	result = true;
+	int		i;
 
 	if (MySlot == NULL || MyPipelineShared == NULL)
 		return false;
@@ -136,7 +136,7 @@ ss_shmem_publish(const SsRange *ranges, int nranges)
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	for (i = 0; result && i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (slot != MySlot && slot->in_use && slot->pipeline == MySlot->pipeline)
 			result = !overlaps(merged, nranges, slot->ranges, slot->nranges);
@@ -187,14 +187,14 @@ ss_shmem_unyield(SsPipelineShared *entry)
 int
 ss_shmem_busy(SsPipelineShared *entry, bool cancel)
 {
-	int			index = entry - ss_shmem->pipelines;
-	int			count = 0;
-	int			i;
+	int index = entry - ss_shmem->pipelines;
+	int count = 0;
+	int i;
 
 	LWLockAcquire(ss_shmem->lock, LW_SHARED);
 	for (i = 0; i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (!slot->in_use || slot->kind != SS_SLOT_WORKER || slot->pipeline != index || !slot->in_batch)
 			continue;

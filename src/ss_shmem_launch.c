@@ -13,7 +13,7 @@
 #include "ss_shmem.h"
 
 /* Workers wait for a scan of their database that is under way, but not longer. */
-#define SCAN_PATIENCE_MS	1000
+#define SCAN_PATIENCE_MS 1000
 
 static void
 leave_launcher(int code, Datum arg)
@@ -40,7 +40,7 @@ ss_shmem_launcher_attach(void)
 void
 ss_shmem_wake_launcher(void)
 {
-	Latch	   *latch;
+	Latch *latch;
 
 	if (ss_shmem == NULL)
 		return;
@@ -55,7 +55,7 @@ ss_shmem_wake_launcher(void)
 bool
 ss_shmem_take_rescan(void)
 {
-	bool		result;
+	bool result;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	result = ss_shmem->rescan;
@@ -67,7 +67,7 @@ ss_shmem_take_rescan(void)
 bool
 ss_shmem_want_scan(Oid database)
 {
-	bool		result;
+	bool result;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	result = ss_shmem_database_locked(database, true) != NULL;
@@ -81,17 +81,17 @@ ss_shmem_want_scan(Oid database)
 static int
 find_share(int pipeline, int workers, bool *starting)
 {
-	int			share;
-	int			i;
+	int share;
+	int i;
 
 	*starting = false;
 	for (share = 0; share < workers; share++)
 	{
-		bool		taken = false;
+		bool taken = false;
 
 		for (i = 0; i < ss_shmem->max_slots; i++)
 		{
-			SsSlot	   *slot = &ss_shmem->slots[i];
+			SsSlot *slot = &ss_shmem->slots[i];
 
 			if (!slot->in_use || slot->kind != SS_SLOT_WORKER || slot->pipeline != pipeline)
 				continue;
@@ -110,9 +110,9 @@ bool
 ss_shmem_plan(int i, TimestampTz now, SsPlan *plan)
 {
 	SsPipelineShared *entry = &ss_shmem->pipelines[i];
-	SsDatabase *db;
-	bool		starting;
-	bool		result = false;
+	SsDatabase		 *db;
+	bool			  starting;
+	bool			  result = false;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->enabled)
@@ -148,7 +148,7 @@ ss_shmem_set_launch(int i, int32 id, const char *reason, const char *hint, Times
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->id == id)
 	{
-		bool		changed = strcmp(entry->launch_reason, reason ? reason : "") != 0;
+		bool changed = strcmp(entry->launch_reason, reason ? reason : "") != 0;
 
 		ss_shmem_copy_text(entry->launch_reason, reason, SS_TEXT_MAX);
 		ss_shmem_copy_text(entry->launch_hint, hint, SS_TEXT_MAX);
@@ -163,7 +163,7 @@ ss_shmem_set_launch(int i, int32 id, const char *reason, const char *hint, Times
 static bool
 has_courier(Oid database)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ss_shmem->max_slots; i++)
 		if (ss_shmem->slots[i].in_use && ss_shmem->slots[i].kind == SS_SLOT_COURIER &&
@@ -211,8 +211,8 @@ ss_shmem_next_scan(TimestampTz now, TimestampTz *due)
 SsSlot *
 ss_shmem_next_courier(TimestampTz now, TimestampTz *due)
 {
-	SsSlot	   *slot = NULL;
-	int			i;
+	SsSlot *slot = NULL;
+	int		i;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	for (i = 0; i < ss_shmem->max_databases && slot == NULL; i++)
@@ -274,8 +274,8 @@ ss_shmem_courier_done(Oid database, bool more, TimestampTz retry_at)
 bool
 ss_shmem_unattached(int slot, uint32 *generation, TimestampTz *reserved_at)
 {
-	SsSlot	   *s = &ss_shmem->slots[slot];
-	bool		result;
+	SsSlot *s = &ss_shmem->slots[slot];
+	bool	result;
 
 	LWLockAcquire(ss_shmem->lock, LW_SHARED);
 	result = s->in_use && s->pid == 0;
@@ -288,22 +288,22 @@ ss_shmem_unattached(int slot, uint32 *generation, TimestampTz *reserved_at)
 int
 ss_shmem_databases(Oid **databases)
 {
-	Oid		   *result = palloc((ss_shmem->max_pipelines + ss_shmem->max_databases) * sizeof(Oid));
-	int			n = 0;
-	int			i,
-				j;
+	Oid *result = palloc((ss_shmem->max_pipelines + ss_shmem->max_databases) * sizeof(Oid));
+	int	 n = 0;
+	int	 i,
+		j;
 
 	LWLockAcquire(ss_shmem->lock, LW_SHARED);
 	for (i = 0; i < ss_shmem->max_pipelines + ss_shmem->max_databases; i++)
 	{
-		Oid			oid;
+		Oid oid;
 
 		if (i < ss_shmem->max_pipelines)
 			oid = ss_shmem->pipelines[i].in_use ? ss_shmem->pipelines[i].database : InvalidOid;
 		else
 			oid = ss_shmem->databases[i - ss_shmem->max_pipelines].oid;
 		for (j = 0; j < n && result[j] != oid; j++)
-			 /* look further */ ;
+			/* look further */;
 		if (j == n && OidIsValid(oid))
 			result[n++] = oid;
 	}

@@ -31,16 +31,16 @@
 #include "ss_guc.h"
 #include "ss_shmem.h"
 
-SsSlot	   *MySlot = NULL;
+SsSlot			 *MySlot = NULL;
 SsPipelineShared *MyPipelineShared = NULL;
 
-static uint32 my_generation;
-static SubTransactionId my_subid;	/* of a session's slot */
+static uint32			my_generation;
+static SubTransactionId my_subid; /* of a session's slot */
 
 TimestampTz
 ss_shmem_backoff(TimestampTz now, int failures)
 {
-	int64		delay = 1000;
+	int64 delay = 1000;
 
 	if (failures <= 1)
 		return now;
@@ -77,10 +77,10 @@ SsSlot *
 ss_shmem_reserve_locked(SsSlotKind kind, Oid database, int32 pipeline_id, int share)
 {
 	SsPipelineShared *entry = NULL;
-	SsSlot	   *room = NULL;
-	int			count = 0;
-	uint32		generation;
-	int			i;
+	SsSlot			 *room = NULL;
+	int				  count = 0;
+	uint32			  generation;
+	int				  i;
 
 	if (kind == SS_SLOT_WORKER || kind == SS_SLOT_SESSION)
 	{
@@ -90,7 +90,7 @@ ss_shmem_reserve_locked(SsSlotKind kind, Oid database, int32 pipeline_id, int sh
 	}
 	for (i = 0; i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (!slot->in_use)
 		{
@@ -135,7 +135,7 @@ ss_shmem_reserve_locked(SsSlotKind kind, Oid database, int32 pipeline_id, int sh
 SsSlot *
 ss_shmem_reserve(SsSlotKind kind, Oid database, int32 pipeline_id, int share)
 {
-	SsSlot	   *slot;
+	SsSlot *slot;
 
 	if (ss_shmem == NULL)
 		return NULL;
@@ -153,7 +153,7 @@ count_exit(SsPipelineShared *entry, const SsSlot *slot, TimestampTz now)
 		return;
 	ss_shmem_want_scan_locked(entry->database, now);
 	if (slot->reserved_at <= entry->failed_at)
-		return;					/* ended together with one that counted */
+		return; /* ended together with one that counted */
 
 	if (slot->settled_once ||
 		(slot->state != SS_STATE_STARTING &&
@@ -272,8 +272,8 @@ take_slot(SsSlot *slot)
 bool
 ss_shmem_attach(int slot, uint32 generation)
 {
-	SsSlot	   *s;
-	bool		result;
+	SsSlot *s;
+	bool	result;
 
 	if (ss_shmem == NULL || slot < 0 || slot >= ss_shmem->max_slots)
 		return false;
@@ -373,15 +373,15 @@ ss_shmem_session_slot(int32 pipeline_id)
 int
 ss_shmem_count_workers(Oid database, int32 pipeline_id)
 {
-	int			count = 0;
-	int			i;
+	int count = 0;
+	int i;
 
 	if (ss_shmem == NULL)
 		return 0;
 	LWLockAcquire(ss_shmem->lock, LW_SHARED);
 	for (i = 0; i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (slot->in_use && slot->kind == SS_SLOT_WORKER &&
 			slot->pipeline_id == pipeline_id && slot->database == database)
@@ -394,15 +394,15 @@ ss_shmem_count_workers(Oid database, int32 pipeline_id)
 bool
 ss_shmem_hold_share(int share)
 {
-	bool		result = true;
-	int			i;
+	bool result = true;
+	int	 i;
 
 	if (MySlot == NULL)
 		return false;
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	for (i = 0; share >= 0 && i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (slot->in_use && slot != MySlot && slot->pipeline == MySlot->pipeline &&
 			(slot->share == share || slot->held_share == share))
@@ -421,8 +421,8 @@ ss_shmem_hold_share(int share)
 void
 ss_shmem_set_state(SsState state, const char *reason, const char *hint, TimestampTz next_retry_at)
 {
-	bool		started;
-	bool		changed;
+	bool started;
+	bool changed;
 
 	if (MySlot == NULL)
 		return;

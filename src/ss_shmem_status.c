@@ -109,11 +109,11 @@ void
 ss_shmem_status(Oid database, int32 pipeline_id, bool enabled, bool failed, SsStatus *status)
 {
 	SsPipelineShared *entry = NULL;
-	SsSlot	   *waiting = NULL;
-	TimestampTz running_since = 0;
-	int			running = 0;
-	int			live = 0;
-	int			i;
+	SsSlot			 *waiting = NULL;
+	TimestampTz		  running_since = 0;
+	int				  running = 0;
+	int				  live = 0;
+	int				  i;
 
 	memset(status, 0, sizeof(SsStatus));
 	status->state = failed ? SS_STATE_FAILED : SS_STATE_STOPPED;
@@ -131,7 +131,7 @@ ss_shmem_status(Oid database, int32 pipeline_id, bool enabled, bool failed, SsSt
 		memcpy(&status->entry, entry, sizeof(SsPipelineShared));
 	for (i = 0; entry != NULL && i < ss_shmem->max_slots; i++)
 	{
-		SsSlot	   *slot = &ss_shmem->slots[i];
+		SsSlot *slot = &ss_shmem->slots[i];
 
 		if (!slot->in_use || slot->kind != SS_SLOT_WORKER || &ss_shmem->pipelines[slot->pipeline] != entry)
 			continue;
@@ -166,7 +166,7 @@ ss_shmem_status(Oid database, int32 pipeline_id, bool enabled, bool failed, SsSt
 SsState
 ss_shmem_state(Oid database, int32 pipeline_id, bool enabled, bool failed, char *reason, char *hint)
 {
-	SsStatus	status;
+	SsStatus status;
 
 	ss_shmem_status(database, pipeline_id, enabled, failed, &status);
 	if (reason != NULL)

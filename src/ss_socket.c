@@ -26,22 +26,22 @@
 #include "ss_socket.h"
 
 #ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL	0
+#define MSG_NOSIGNAL 0
 #endif
 
 /* One resolved address. */
 typedef struct Address
 {
-	int			family;
-	int			protocol;
-	socklen_t	len;
+	int						family;
+	int						protocol;
+	socklen_t				len;
 	struct sockaddr_storage addr;
 } Address;
 
 int64
 ss_socket_now(void)
 {
-	instr_time	now;
+	instr_time now;
 
 	INSTR_TIME_SET_CURRENT(now);
 	return (int64) INSTR_TIME_GET_MILLISEC(now);
@@ -83,7 +83,7 @@ ss_socket_read(SsSocket *sock, char *buf, size_t len, const char **failure)
 {
 	for (;;)
 	{
-		ssize_t		n = recv(sock->fd, buf, len, 0);
+		ssize_t n = recv(sock->fd, buf, len, 0);
 
 		if (n > 0)
 			return n;
@@ -107,7 +107,7 @@ ss_socket_write(SsSocket *sock, const char *buf, size_t len, const char **failur
 {
 	for (;;)
 	{
-		ssize_t		n;
+		ssize_t n;
 
 		if (sock->send_failed)
 			return len;
@@ -129,7 +129,7 @@ ss_socket_write(SsSocket *sock, const char *buf, size_t len, const char **failur
 int
 ss_socket_wait(SsSocket *sock, int events, int64 timeout_ms, uint32 wait_event_info)
 {
-	int			rc;
+	int rc;
 
 	events |= WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 	if (timeout_ms >= 0)
@@ -144,7 +144,7 @@ ss_socket_wait(SsSocket *sock, int events, int64 timeout_ms, uint32 wait_event_i
 bool
 ss_socket_is_quiet(SsSocket *sock)
 {
-	char		byte;
+	char byte;
 
 	if (sock->fd == PGINVALID_SOCKET || sock->send_failed)
 		return false;
@@ -157,11 +157,11 @@ ss_socket_is_quiet(SsSocket *sock)
 static int
 resolve_host(const SsRedisParams *params, Address **addresses, const char **failure)
 {
-	struct addrinfo hints = {0};
+	struct addrinfo	 hints = {0};
 	struct addrinfo *found = NULL;
-	char		port[16];
-	int			n = 0;
-	int			rc;
+	char			 port[16];
+	int				 n = 0;
+	int				 rc;
 
 	if (params->path != NULL)
 	{
@@ -201,7 +201,7 @@ resolve_host(const SsRedisParams *params, Address **addresses, const char **fail
 	n = 0;
 	for (struct addrinfo *ai = found; ai != NULL && *addresses != NULL; ai = ai->ai_next)
 	{
-		Address    *address = &(*addresses)[n];
+		Address *address = &(*addresses)[n];
 
 		if (ai->ai_addrlen > sizeof(address->addr))
 			continue;
@@ -250,9 +250,9 @@ finish_connect(SsSocket *sock, int64 deadline, uint32 wait_event_info)
 {
 	for (;;)
 	{
-		int64		left = deadline - ss_socket_now();
-		int			err = 0;
-		socklen_t	len = sizeof(err);
+		int64	  left = deadline - ss_socket_now();
+		int		  err = 0;
+		socklen_t len = sizeof(err);
 
 		if (left <= 0)
 			return ETIMEDOUT;
@@ -291,7 +291,7 @@ static int
 connect_address(SsSocket *sock, const Address *address, const SsRedisParams *params,
 				int64 deadline, uint32 wait_event_info)
 {
-	int			err;
+	int err;
 
 	sock->fd = socket(address->family, SOCK_STREAM, address->protocol);
 	if (sock->fd == PGINVALID_SOCKET)
@@ -312,7 +312,7 @@ connect_address(SsSocket *sock, const Address *address, const SsRedisParams *par
 const char *
 ss_socket_connect(SsSocket *sock, const SsRedisParams *params, int64 deadline, uint32 wait_event_info)
 {
-	Address    *addresses = NULL;
+	Address	   *addresses = NULL;
 	const char *failure = NULL;
 	int			err = ETIMEDOUT;
 	int			n;
@@ -328,7 +328,7 @@ ss_socket_connect(SsSocket *sock, const SsRedisParams *params, int64 deadline, u
 	/* the first address that answers; each gets its share of the time */
 	for (int i = 0; i < n; i++)
 	{
-		int64		now = ss_socket_now();
+		int64 now = ss_socket_now();
 
 		if (now >= deadline)
 			break;

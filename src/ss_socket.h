@@ -16,9 +16,9 @@
 
 typedef struct SsSocket
 {
-	pgsocket	fd;				/* PGINVALID_SOCKET: closed */
-	bool		reserved;		/* counted by fd.c */
-	bool		send_failed;	/* the peer takes nothing more; what it said last can still be read */
+	pgsocket fd;		  /* PGINVALID_SOCKET: closed */
+	bool	 reserved;	  /* counted by fd.c */
+	bool	 send_failed; /* the peer takes nothing more; what it said last can still be read */
 } SsSocket;
 
 /* Milliseconds of a clock that nobody sets. */
@@ -52,9 +52,9 @@ extern ssize_t ss_socket_read(SsSocket *sock, char *buf, size_t len, const char 
 extern ssize_t ss_socket_write(SsSocket *sock, const char *buf, size_t len, const char **failure);
 
 /* Wait for WL_SOCKET_ events, the latch or the time (ms, -1: no limit).  Resets the latch, serves interrupts; returns the WL_ mask. */
-extern int	ss_socket_wait(SsSocket *sock, int events, int64 timeout_ms, uint32 wait_event_info);
+extern int ss_socket_wait(SsSocket *sock, int events, int64 timeout_ms, uint32 wait_event_info);
 
 /* Open, and nothing to be read, not even its end? */
 extern bool ss_socket_is_quiet(SsSocket *sock);
 
-#endif							/* SS_SOCKET_H */
+#endif /* SS_SOCKET_H */

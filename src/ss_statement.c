@@ -22,8 +22,8 @@
 static char *
 target_name(Oid target)
 {
-	char	   *relname = OidIsValid(target) ? get_rel_name(target) : NULL;
-	char	   *nspname = relname ? get_namespace_name(get_rel_namespace(target)) : NULL;
+	char *relname = OidIsValid(target) ? get_rel_name(target) : NULL;
+	char *nspname = relname ? get_namespace_name(get_rel_namespace(target)) : NULL;
 
 	if (nspname == NULL)
 		ereport(ERROR,
@@ -36,10 +36,10 @@ target_name(Oid target)
 static List *
 primary_key_names(Oid target)
 {
-	Oid			constraint;
-	Bitmapset  *attnums = get_primary_key_attnos(target, true, &constraint);
-	List	   *names = NIL;
-	int			member = -1;
+	Oid		   constraint;
+	Bitmapset *attnums = get_primary_key_attnos(target, true, &constraint);
+	List	  *names = NIL;
+	int		   member = -1;
 
 	while ((member = bms_next_member(attnums, member)) >= 0)
 		names = lappend(names, get_attname(target, member + FirstLowInvalidHeapAttributeNumber, false));
@@ -50,8 +50,8 @@ primary_key_names(Oid target)
 static List *
 split_key(const SsPipeline *pipeline, Oid target)
 {
-	List	   *names;
-	ListCell   *lc;
+	List	 *names;
+	ListCell *lc;
 
 	if (!SplitIdentifierString(pstrdup(pipeline->key), ',', &names) || names == NIL)
 		ereport(ERROR,
@@ -61,7 +61,7 @@ split_key(const SsPipeline *pipeline, Oid target)
 
 	foreach(lc, names)
 	{
-		AttrNumber	attnum = get_attnum(target, lfirst(lc));
+		AttrNumber attnum = get_attnum(target, lfirst(lc));
 
 		if (attnum <= 0)
 			ereport(ERROR,
@@ -75,7 +75,7 @@ split_key(const SsPipeline *pipeline, Oid target)
 static bool
 name_in_list(const char *name, const List *names)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, names)
 	{
@@ -89,9 +89,9 @@ SsStatementShape *
 ss_statement_shape(const SsPipeline *pipeline, const SsMapping *mapping)
 {
 	SsStatementShape *shape = palloc0(sizeof(SsStatementShape));
-	Oid			target = ss_mapping_target(mapping);
-	int			ncolumns = ss_mapping_ncolumns(mapping);
-	int			i;
+	Oid				  target = ss_mapping_target(mapping);
+	int				  ncolumns = ss_mapping_ncolumns(mapping);
+	int				  i;
 
 	shape->target = target_name(target);
 
@@ -121,7 +121,7 @@ ss_statement_shape(const SsPipeline *pipeline, const SsMapping *mapping)
 			shape->key_columns = bms_add_member(shape->key_columns, i);
 	}
 	shape->key_in_batch = shape->key != NIL &&
-		bms_num_members(shape->key_columns) == list_length(shape->key);
+						  bms_num_members(shape->key_columns) == list_length(shape->key);
 
 	return shape;
 }
@@ -214,8 +214,8 @@ ss_statement_superseded(const SsMapping *mapping, const SsStatementShape *shape)
 	StringInfoData inner;
 	StringInfoData partition;
 	StringInfoData not_null;
-	int			n = 0;
-	int			i = -1;
+	int			   n = 0;
+	int			   i = -1;
 
 	Assert(shape->key_in_batch);
 	initStringInfo(&inner);

@@ -8,7 +8,7 @@
 #include "ss_mapping.h"
 
 /* Name of the in-memory relation. */
-#define SS_BATCH_RELATION	"batch"
+#define SS_BATCH_RELATION "batch"
 
 /*
  * Columns of batch (indexes as in ss_mapping_column) by their part in the
@@ -16,12 +16,12 @@
  */
 typedef struct SsStatementShape
 {
-	char	   *target;			/* schema-qualified, quoted */
-	List	   *key;			/* of char *: the conflict key; NIL where none is named */
-	Bitmapset  *insert;			/* columns that are inserted */
-	Bitmapset  *key_columns;	/* those of them that belong to the key */
-	Bitmapset  *supplied;		/* those that every entry has */
-	bool		key_in_batch;	/* the whole key comes from batch */
+	char	  *target;		 /* schema-qualified, quoted */
+	List	  *key;			 /* of char *: the conflict key; NIL where none is named */
+	Bitmapset *insert;		 /* columns that are inserted */
+	Bitmapset *key_columns;	 /* those of them that belong to the key */
+	Bitmapset *supplied;	 /* those that every entry has */
+	bool	   key_in_batch; /* the whole key comes from batch */
 } SsStatementShape;
 
 /*
@@ -42,4 +42,4 @@ extern char *ss_statement_insert(const SsPipeline *pipeline, const SsMapping *ma
  */
 extern char *ss_statement_superseded(const SsMapping *mapping, const SsStatementShape *shape);
 
-#endif							/* SS_STATEMENT_H */
+#endif /* SS_STATEMENT_H */

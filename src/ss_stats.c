@@ -20,17 +20,16 @@
 
 #include "ss_stats.h"
 
-#define WINDOW_MS	30000		/* length of a window for rates */
+#define WINDOW_MS 30000 /* length of a window for rates */
 
 static const dshash_parameters samples_parameters = {
 	.key_size = sizeof(((SsStreamSample *) 0)->key),
 	.entry_size = sizeof(SsStreamSample),
 	.compare_function = dshash_memcmp,
 	.hash_function = dshash_memhash,
-	SS_DSHASH_COPY_FUNCTION
-};
+	SS_DSHASH_COPY_FUNCTION};
 
-static dsa_area *samples_area = NULL;
+static dsa_area		*samples_area = NULL;
 static dshash_table *samples = NULL;
 
 /* ---- counters ---- */
@@ -53,7 +52,7 @@ add_counters(SsCounters *sum, const SsCounters *delta)
 static int
 find_bucket(double ms)
 {
-	double		bucket;
+	double bucket;
 
 	if (ms <= 0.1)
 		return 0;
@@ -64,9 +63,9 @@ find_bucket(double ms)
 static void
 fill_histogram(const SsEntryId *ids, int nids, TimestampTz now, uint64 *latency)
 {
-	uint64		last_ms = 0;
-	int			bucket = -1;
-	int			i;
+	uint64 last_ms = 0;
+	int	   bucket = -1;
+	int	   i;
 
 	for (i = 0; i < nids; i++)
 	{
@@ -185,9 +184,9 @@ ss_stats_reset(Oid database, int32 pipeline)
 double
 ss_stats_percentile(const uint64 *latency, double share)
 {
-	uint64		total = 0;
-	uint64		sum = 0;
-	int			i;
+	uint64 total = 0;
+	uint64 sum = 0;
+	int	   i;
 
 	for (i = 0; i < SS_LATENCY_BUCKETS; i++)
 		total += latency[i];
@@ -205,8 +204,8 @@ ss_stats_percentile(const uint64 *latency, double share)
 void
 ss_stats_rates(const SsPipelineShared *entry, TimestampTz now, double *read, double *written)
 {
-	int			base = now - entry->window_at[0] >= WINDOW_MS * INT64CONST(1000) ? 0 : 1;
-	double		seconds = (double) (now - entry->window_at[base]) / 1000000.0;
+	int	   base = now - entry->window_at[0] >= WINDOW_MS * INT64CONST(1000) ? 0 : 1;
+	double seconds = (double) (now - entry->window_at[base]) / 1000000.0;
 
 	*read = *written = 0;
 	if (entry->window_at[0] == 0 || now - entry->last_batch_at > 2 * WINDOW_MS * INT64CONST(1000))
@@ -223,7 +222,7 @@ static bool
 create_samples(void)
 {
 	dshash_parameters parameters = samples_parameters;
-	bool		mine;
+	bool			  mine;
 
 	parameters.tranche_id = ss_shmem->lwtranche_hash;
 	samples_area = dsa_create(ss_shmem->lwtranche_dsa);
@@ -242,7 +241,7 @@ create_samples(void)
 	if (!mine)
 	{
 		dshash_detach(samples);
-		dsa_detach(samples_area);	/* and so it is gone */
+		dsa_detach(samples_area); /* and so it is gone */
 		samples = NULL;
 		samples_area = NULL;
 	}
@@ -253,9 +252,9 @@ create_samples(void)
 static bool
 attach_samples(bool make)
 {
-	dshash_parameters parameters = samples_parameters;
-	MemoryContext old;
-	dsa_handle	area;
+	dshash_parameters	parameters = samples_parameters;
+	MemoryContext		old;
+	dsa_handle			area;
 	dshash_table_handle table;
 
 	if (samples != NULL)
@@ -297,7 +296,7 @@ void
 ss_stats_sample(const SsStreamSample *sample)
 {
 	SsStreamSample *stored;
-	bool		found;
+	bool			found;
 
 	PG_TRY();
 	{
@@ -334,7 +333,7 @@ void
 ss_stats_forget_pipeline(Oid database, int32 pipeline)
 {
 	dshash_seq_status status;
-	SsStreamSample *sample;
+	SsStreamSample	 *sample;
 
 	if (!attach_samples(false))
 		return;
@@ -349,9 +348,9 @@ int
 ss_stats_samples(Oid database, int32 pipeline, SsStreamSample **result)
 {
 	dshash_seq_status status;
-	SsStreamSample *sample;
-	int			capacity = 64;
-	int			n = 0;
+	SsStreamSample	 *sample;
+	int				  capacity = 64;
+	int				  n = 0;
 
 	*result = palloc(capacity * sizeof(SsStreamSample));
 	if (!attach_samples(false))

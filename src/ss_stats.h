@@ -12,19 +12,19 @@ typedef struct SsStreamSample
 {
 	struct
 	{
-		Oid			database;
-		int32		pipeline;
-		int32		stream;			/* streamsink.stream.id; 0: the dead letter stream, only length and sampled_at */
-	}			key;
+		Oid	  database;
+		int32 pipeline;
+		int32 stream; /* streamsink.stream.id; 0: the dead letter stream, only length and sampled_at */
+	} key;
 	pid_t		worker_pid;
-	uint8		state;			/* SsStreamState, ss_stream.h */
+	uint8		state; /* SsStreamState, ss_stream.h */
 	char		reason[128];
-	int64		length;			/* -1: unknown, here and below */
+	int64		length; /* -1: unknown, here and below */
 	SsEntryId	first_id;
-	SsEntryId	last_id;		/* last generated */
+	SsEntryId	last_id; /* last generated */
 	SsEntryId	last_delivered;
-	int64		lag;			/* entries not delivered yet */
-	int64		pending;		/* delivered to us, not acknowledged */
+	int64		lag;	 /* entries not delivered yet */
+	int64		pending; /* delivered to us, not acknowledged */
 	int64		foreign_pending;
 	SsEntryId	oldest_pending; /* 0-0: none */
 	TimestampTz last_entry_at;	/* 0: never */
@@ -45,7 +45,7 @@ extern void ss_stats_sample(const SsStreamSample *sample);
 extern void ss_stats_forget_pipeline(Oid database, int32 pipeline);
 
 /* The samples of a pipeline (0: all) of a database, into a palloc'd array; returns their number. */
-extern int	ss_stats_samples(Oid database, int32 pipeline, SsStreamSample **samples);
+extern int ss_stats_samples(Oid database, int32 pipeline, SsStreamSample **samples);
 
 /* Upper bound in milliseconds of the bucket that holds the given share (0 to 1) of a histogram; -1 if it is empty. */
 extern double ss_stats_percentile(const uint64 *latency, double share);
@@ -57,4 +57,4 @@ extern void ss_stats_rates(const SsPipelineShared *entry, TimestampTz now, doubl
 extern void ss_stats_reset(Oid database, int32 pipeline);
 extern void ss_stats_reset_locked(SsPipelineShared *entry);
 
-#endif							/* SS_STATS_H */
+#endif /* SS_STATS_H */

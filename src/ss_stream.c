@@ -17,11 +17,11 @@
 /* The arguments of one command under construction. */
 typedef struct Arguments
 {
-	const char **argv;
-	size_t	   *len;
-	int			n;
-	int			max;
-	MemoryContext cxt;			/* scratch, deleted when the command is appended */
+	const char	**argv;
+	size_t		 *len;
+	int			  n;
+	int			  max;
+	MemoryContext cxt; /* scratch, deleted when the command is appended */
 	MemoryContext saved;
 } Arguments;
 
@@ -62,7 +62,7 @@ add_integer(Arguments *args, int64 value)
 static void
 add_id(Arguments *args, SsEntryId id)
 {
-	char	   *buf = palloc(SS_ENTRYID_MAXLEN);
+	char *buf = palloc(SS_ENTRYID_MAXLEN);
 
 	add_bytes(args, buf, ss_entryid_print(id, buf));
 }
@@ -71,7 +71,7 @@ add_id(Arguments *args, SsEntryId id)
 static void
 add_id_after(Arguments *args, SsEntryId id)
 {
-	char	   *buf = palloc(SS_ENTRYID_MAXLEN + 1);
+	char *buf = palloc(SS_ENTRYID_MAXLEN + 1);
 
 	buf[0] = '(';
 	add_bytes(args, buf, ss_entryid_print(id, buf + 1) + 1);
@@ -104,7 +104,7 @@ unexpected(const char *what)
 static SsEntryId
 expect_id(const SsReply *reply, const char *what)
 {
-	SsEntryId	id;
+	SsEntryId id;
 
 	if ((reply->type != SS_REPLY_STRING && reply->type != SS_REPLY_STATUS) ||
 		!ss_entryid_parse(reply->str, reply->n, &id))
@@ -138,7 +138,7 @@ ss_stream_append_read(SsRedis *redis, const char *group, const char *consumer,
 					  SsStream **streams, int nstreams, bool pending,
 					  int count, int block_ms)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 10 + 2 * nstreams, "XREADGROUP");
 	add_text(&args, "GROUP");
@@ -168,8 +168,8 @@ ss_stream_append_read(SsRedis *redis, const char *group, const char *consumer,
 static void
 parse_entry(const SsReply *reply, SsBatch *batch, SsStream *stream, const char *what)
 {
-	SsEntryId	id;
-	SsReply    *fields;
+	SsEntryId id;
+	SsReply	 *fields;
 
 	if (reply->type != SS_REPLY_ARRAY || reply->n != 2)
 		unexpected(what);
@@ -202,7 +202,7 @@ ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
 	for (int i = 0; i < nstreams; i++)
 	{
 		if (pending)
-			streams[i]->recovered = true;	/* until its part of the reply says otherwise */
+			streams[i]->recovered = true; /* until its part of the reply says otherwise */
 		else
 			streams[i]->hot = false;
 	}
@@ -214,7 +214,7 @@ ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
 	{
 		const SsReply *pair = &reply->items[i];
 		const SsReply *entries;
-		SsStream   *stream;
+		SsStream	  *stream;
 
 		if (pair->type != SS_REPLY_ARRAY || pair->n != 2 ||
 			pair->items[0].type != SS_REPLY_STRING ||
@@ -264,7 +264,7 @@ void
 ss_stream_append_ack(SsRedis *redis, const SsStream *stream, const char *group,
 					 const SsEntryId *ids, int nids)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 3 + nids, "XACK");
 	add_key(&args, stream);
@@ -277,7 +277,7 @@ ss_stream_append_ack(SsRedis *redis, const SsStream *stream, const char *group,
 void
 ss_stream_append_scan(SsRedis *redis, const char *cursor, const char *glob)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 8, "SCAN");
 	add_text(&args, cursor);
@@ -304,7 +304,7 @@ void
 ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group,
 						 SsEntryId after, SsEntryId end, int count, const char *consumer)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 7, "XPENDING");
 	add_key(&args, stream);
@@ -340,7 +340,7 @@ void
 ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group,
 					   const char *consumer, const SsEntryId *ids, int nids)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 6 + nids, "XCLAIM");
 	add_key(&args, stream);
@@ -356,7 +356,7 @@ ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group
 void
 ss_stream_append_range(SsRedis *redis, const SsStream *stream, SsEntryId after, int count)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 6, "XRANGE");
 	add_key(&args, stream);
@@ -385,7 +385,7 @@ ss_stream_parse_range(const SsReply *reply, SsStream *stream, SsBatch *batch)
 void
 ss_stream_append_info(SsRedis *redis, const SsStream *stream)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 3, "XINFO");
 	add_text(&args, "STREAM");
@@ -396,7 +396,7 @@ ss_stream_append_info(SsRedis *redis, const SsStream *stream)
 void
 ss_stream_append_groups(SsRedis *redis, const SsStream *stream)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 3, "XINFO");
 	add_text(&args, "GROUPS");
@@ -407,7 +407,7 @@ ss_stream_append_groups(SsRedis *redis, const SsStream *stream)
 void
 ss_stream_append_consumers(SsRedis *redis, const SsStream *stream, const char *group)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 4, "XINFO");
 	add_text(&args, "CONSUMERS");
@@ -419,7 +419,7 @@ ss_stream_append_consumers(SsRedis *redis, const SsStream *stream, const char *g
 void
 ss_stream_append_pending_summary(SsRedis *redis, const SsStream *stream, const char *group)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 3, "XPENDING");
 	add_key(&args, stream);
@@ -431,7 +431,7 @@ static void
 append_group_command(SsRedis *redis, const char *command, const SsStream *stream, const char *group,
 					 const char *consumer)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 5, "XGROUP");
 	add_text(&args, command);
@@ -459,7 +459,7 @@ void
 ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *group,
 						SsEntryId start, const char *marker, bool mkstream)
 {
-	Arguments	args;
+	Arguments args;
 
 	start_command(&args, 1, "MULTI");
 	finish_command(&args, redis);

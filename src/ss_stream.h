@@ -18,19 +18,19 @@
 
 typedef enum SsStreamState
 {
-	SS_STREAM_OK = 0,			/* read in turn */
-	SS_STREAM_MISSING,			/* no such key: read again when discovery sees it */
-	SS_STREAM_WRONG_TYPE,		/* the key holds something else: probed now and then */
-	SS_STREAM_REPLACED,			/* deleted and made anew */
-	SS_STREAM_WENT_BACK,		/* its last id is below what we settled: Redis lost a tail */
-	SS_STREAM_SET_ASIDE			/* its group belongs to somebody else, or its last probe failed */
+	SS_STREAM_OK = 0,	  /* read in turn */
+	SS_STREAM_MISSING,	  /* no such key: read again when discovery sees it */
+	SS_STREAM_WRONG_TYPE, /* the key holds something else: probed now and then */
+	SS_STREAM_REPLACED,	  /* deleted and made anew */
+	SS_STREAM_WENT_BACK,  /* its last id is below what we settled: Redis lost a tail */
+	SS_STREAM_SET_ASIDE	  /* its group belongs to somebody else, or its last probe failed */
 } SsStreamState;
 
 /* "ok", "missing", ... as the view streams shows it. */
 extern const char *ss_stream_state_name(SsStreamState state);
 
 /* Most keys one XREADGROUP names. */
-#define SS_STREAM_MAX_KEYS	500
+#define SS_STREAM_MAX_KEYS 500
 
 /*
  * XREADGROUP over streams: new entries (">"), or our own pending ones behind
@@ -45,39 +45,39 @@ extern void ss_stream_append_read(SsRedis *redis, const char *group, const char 
  * be those of the command, in order.  Sets hot, active_at, delivered,
  * pending_after and recovered of each.  Not for error replies.
  */
-extern int	ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
-								 bool pending, int count, SsBatch *batch);
+extern int ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
+								bool pending, int count, SsBatch *batch);
 
 /* XACK of some ids.  The reply is an integer; one of 0 is no error. */
 extern void ss_stream_append_ack(SsRedis *redis, const SsStream *stream, const char *group,
 								 const SsEntryId *ids, int nids);
 
 /* SCAN cursor MATCH glob TYPE stream.  parse returns the next cursor ("0" at the end; points into the reply) and the keys' array. */
-extern void ss_stream_append_scan(SsRedis *redis, const char *cursor, const char *glob);
+extern void		   ss_stream_append_scan(SsRedis *redis, const char *cursor, const char *glob);
 extern const char *ss_stream_parse_scan(const SsReply *reply, const SsReply **keys);
 
 /* What XINFO STREAM tells. */
 typedef struct SsStreamInfo
 {
-	int64		length;
-	SsEntryId	last_generated;
-	SsEntryId	first;			/* 0-0 if empty */
-	SsEntryId	last;			/* likewise; last_generated may be higher, that entry was deleted */
+	int64	  length;
+	SsEntryId last_generated;
+	SsEntryId first; /* 0-0 if empty */
+	SsEntryId last;	 /* likewise; last_generated may be higher, that entry was deleted */
 } SsStreamInfo;
 
 /* What XINFO GROUPS tells of one group. */
 typedef struct SsGroupInfo
 {
-	bool		exists;
-	SsEntryId	last_delivered;
-	int64		pending;
-	int64		lag;			/* -1: unknown */
+	bool	  exists;
+	SsEntryId last_delivered;
+	int64	  pending;
+	int64	  lag; /* -1: unknown */
 } SsGroupInfo;
 
 /* One line of XINFO CONSUMERS. */
 typedef struct SsConsumerInfo
 {
-	const char *name;			/* terminated, in the reply's arena */
+	const char *name; /* terminated, in the reply's arena */
 	uint32		name_len;
 	int64		pending;
 } SsConsumerInfo;
@@ -91,10 +91,10 @@ extern bool ss_stream_parse_info(const SsReply *reply, SsStreamInfo *info, SsStr
 extern bool ss_stream_parse_groups(const SsReply *reply, const char *group, SsGroupInfo *info, SsStreamState *state);
 
 /* Number of consumers, their array in CurrentMemoryContext; 0 also for a missing key or group. */
-extern int	ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers);
+extern int ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers);
 
 /* XGROUP CREATE and CREATECONSUMER in one MULTI: four replies, the last one counts.  mkstream makes a missing key. */
-#define SS_STREAM_CREATE_REPLIES	4
+#define SS_STREAM_CREATE_REPLIES 4
 extern void ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *group,
 									SsEntryId start, const char *marker, bool mkstream);
 
@@ -128,7 +128,7 @@ extern int	ss_stream_parse_range(const SsReply *reply, SsStream *stream, SsBatch
 /* ---- ss_streamgap.c ---- */
 
 /* Ask about gaps between ids in one MULTI: so many replies, the last one counts. */
-#define SS_STREAM_GAP_REPLIES(n)	((n) + 4)
+#define SS_STREAM_GAP_REPLIES(n) ((n) + 4)
 extern void ss_stream_append_gaps(SsRedis *redis, const SsStream *stream, const char *group,
 								  const SsGap *gaps, int n);
 
@@ -138,4 +138,4 @@ extern void ss_stream_append_gaps(SsRedis *redis, const SsStream *stream, const 
  */
 extern bool ss_stream_parse_gaps(const SsReply *reply, const char *marker, SsGap *gaps, int n);
 
-#endif							/* SS_STREAM_H */
+#endif /* SS_STREAM_H */

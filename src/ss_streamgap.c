@@ -52,7 +52,7 @@ static bool
 has_consumer(const SsReply *reply, const char *name)
 {
 	SsConsumerInfo *consumers;
-	int			n = ss_stream_parse_consumers(reply, &consumers);
+	int				n = ss_stream_parse_consumers(reply, &consumers);
 
 	for (int i = 0; i < n; i++)
 		if (consumers[i].name_len == strlen(name) && memcmp(consumers[i].name, name, consumers[i].name_len) == 0)
@@ -64,7 +64,7 @@ bool
 ss_stream_parse_gaps(const SsReply *reply, const char *marker, SsGap *gaps, int n)
 {
 	SsStreamState state;
-	SsStreamInfo info;
+	SsStreamInfo  info;
 
 	for (int i = 0; i < n; i++)
 		gaps[i].empty = false;
@@ -79,8 +79,8 @@ ss_stream_parse_gaps(const SsReply *reply, const char *marker, SsGap *gaps, int 
 		const SsReply *entries = ss_reply_expect(&reply->items[i + 2], SS_REPLY_ARRAY, 0, "XRANGE");
 
 		gaps[i].empty = entries->n == 0 &&
-			ss_entryid_compare(info.first, gaps[i].before) <= 0 &&
-			ss_entryid_compare(info.last_generated, gaps[i].after) >= 0;
+						ss_entryid_compare(info.first, gaps[i].before) <= 0 &&
+						ss_entryid_compare(info.last_generated, gaps[i].after) >= 0;
 	}
 	return true;
 }

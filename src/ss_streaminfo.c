@@ -34,7 +34,7 @@ static SsEntryId
 id_member(const SsReply *list, const char *name)
 {
 	const SsReply *value = find_member(list, name);
-	SsEntryId	id;
+	SsEntryId	   id;
 
 	if (!value || value->type != SS_REPLY_STRING || !ss_entryid_parse(value->str, value->n, &id))
 		ereport(ERROR,
@@ -64,7 +64,7 @@ static SsEntryId
 entry_member(const SsReply *list, const char *name)
 {
 	const SsReply *entry = find_member(list, name);
-	SsEntryId	id = SS_ENTRYID_MIN;
+	SsEntryId	   id = SS_ENTRYID_MIN;
 
 	if (entry && entry->type == SS_REPLY_ARRAY && entry->n > 0 &&
 		entry->items[0].type == SS_REPLY_STRING)
@@ -75,7 +75,6 @@ entry_member(const SsReply *list, const char *name)
 bool
 ss_stream_parse_info(const SsReply *reply, SsStreamInfo *info, SsStreamState *state)
 {
-
 	if (!check_key(reply, state))
 		return false;
 	ss_reply_expect(reply, SS_REPLY_ARRAY, 2, "XINFO STREAM");
@@ -113,7 +112,7 @@ int
 ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers)
 {
 	SsStreamState state;
-	int			n = 0;
+	int			  n = 0;
 
 	*consumers = NULL;
 	if (!check_key(reply, &state))
@@ -161,7 +160,7 @@ ss_stream_parse_pending_summary(const SsReply *reply, const char *prefix,
 								int64 *ours, int64 *foreign, SsEntryId *oldest)
 {
 	SsStreamState state;
-	size_t		prefix_len = strlen(prefix);
+	size_t		  prefix_len = strlen(prefix);
 
 	*ours = *foreign = 0;
 	*oldest = SS_ENTRYID_MIN;
@@ -175,7 +174,7 @@ ss_stream_parse_pending_summary(const SsReply *reply, const char *prefix,
 	for (uint32 i = 0; i < reply->items[3].n; i++)
 	{
 		const SsReply *line = ss_reply_expect(&reply->items[3].items[i], SS_REPLY_ARRAY, 2, "XPENDING");
-		int64		count = 0;
+		int64		   count = 0;
 
 		if (line->items[0].type != SS_REPLY_STRING)
 			continue;

@@ -18,15 +18,15 @@
 
 #include "ss_pump.h"
 
-#define CLAIM_IDS		1000
+#define CLAIM_IDS 1000
 
 /* The share a consumer name of ours belongs to, or -1. */
 static int
 consumer_share(const SsPipeline *pipeline, const char *name)
 {
-	size_t		len = strlen(pipeline->consumer);
-	char	   *end;
-	long		share;
+	size_t len = strlen(pipeline->consumer);
+	char  *end;
+	long   share;
 
 	if (strncmp(name, pipeline->consumer, len) != 0 || name[len] != ':')
 		return -1;
@@ -44,8 +44,8 @@ claim_all(SsPump *pump, SsStream *stream, const char *consumer, SsArena *arena)
 
 	for (;;)
 	{
-		SsEntryId  *ids;
-		int			n;
+		SsEntryId *ids;
+		int		   n;
 
 		ss_stream_append_pending(pump->redis, stream, group, after, SS_ENTRYID_MAX, CLAIM_IDS, consumer);
 		n = ss_stream_parse_pending(ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION), &ids);
@@ -64,14 +64,14 @@ ss_takeover_step(SsPump *pump)
 {
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink takeover", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(scratch);
-	SsArena		arena;
+	SsArena		  arena;
 
 	ss_arena_init(&arena, scratch, 64 * 1024 * 1024);
 	for (int i = 0; i < pump->nstreams; i++)
 	{
-		SsStream   *stream = pump->streams[i];
+		SsStream	   *stream = pump->streams[i];
 		SsConsumerInfo *consumers;
-		int			n;
+		int				n;
 
 		if (!stream->prepared)
 			continue;
@@ -79,7 +79,7 @@ ss_takeover_step(SsPump *pump)
 		n = ss_stream_parse_consumers(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION), &consumers);
 		for (int j = 0; j < n; j++)
 		{
-			int			share = consumer_share(pump->run->pipeline, consumers[j].name);
+			int share = consumer_share(pump->run->pipeline, consumers[j].name);
 
 			if (share < 0 || share == pump->share || consumers[j].pending <= 0 ||
 				!ss_shmem_hold_share(share))

@@ -10,18 +10,18 @@
 
 typedef struct SsTemplate
 {
-	bool		single;			/* one key: no glob character, no placeholder */
-	char	   *key;			/* the key, if single (escapes resolved) */
-	char	   *glob;			/* pattern for SCAN MATCH, in UTF-8; literal glob characters escaped */
-	int			nplaceholders;
-	char	  **names;			/* placeholder names */
-	int			nparts;			/* internal: literals and placeholders in order */
+	bool				   single; /* one key: no glob character, no placeholder */
+	char				  *key;	   /* the key, if single (escapes resolved) */
+	char				  *glob;   /* pattern for SCAN MATCH, in UTF-8; literal glob characters escaped */
+	int					   nplaceholders;
+	char				 **names;  /* placeholder names */
+	int					   nparts; /* internal: literals and placeholders in order */
 	struct SsTemplatePart *parts;
 } SsTemplate;
 
 typedef struct SsSlice
 {
-	const char *str;			/* not terminated */
+	const char *str; /* not terminated */
 	size_t		len;
 } SsSlice;
 
@@ -42,4 +42,4 @@ extern SsTemplate *ss_template_parse(const char *text);
  */
 extern bool ss_template_match(const SsTemplate *tmpl, const char *key, size_t len, SsSlice *values);
 
-#endif							/* SS_TEMPLATE_H */
+#endif /* SS_TEMPLATE_H */

@@ -33,9 +33,9 @@ SS_SQL_FUNCTION(streamsink_reset_stats);
 /* A row under construction: values are added in the order of the result's columns. */
 typedef struct Row
 {
-	Datum		values[32];
-	bool		nulls[32];
-	int			n;
+	Datum values[32];
+	bool  nulls[32];
+	int	  n;
 } Row;
 
 static void
@@ -78,7 +78,7 @@ add_time(Row *row, TimestampTz value)
 static void
 add_interval(Row *row, int64 usecs, bool isnull)
 {
-	Interval   *interval = palloc0(sizeof(Interval));
+	Interval *interval = palloc0(sizeof(Interval));
 
 	interval->day = usecs / USECS_PER_DAY;
 	interval->time = usecs % USECS_PER_DAY;
@@ -88,7 +88,7 @@ add_interval(Row *row, int64 usecs, bool isnull)
 static void
 add_id(Row *row, SsEntryId id, bool isnull)
 {
-	SsEntryId  *copy = palloc(sizeof(SsEntryId));
+	SsEntryId *copy = palloc(sizeof(SsEntryId));
 
 	*copy = id;
 	add_value(row, EntryIdPGetDatum(copy), isnull);
@@ -98,7 +98,7 @@ static bool
 may_see(Oid owner)
 {
 	return is_member_of_role(GetUserId(), ROLE_PG_MONITOR) ||
-		(OidIsValid(owner) && is_member_of_role(GetUserId(), owner));
+		   (OidIsValid(owner) && is_member_of_role(GetUserId(), owner));
 }
 
 /* Microseconds from a to b, 0 if b is before a; false if they are too far apart. */
@@ -131,7 +131,7 @@ add_counters(Row *row, const SsCounters *counters)
 static void
 add_latency(Row *row, const uint64 *latency, double share)
 {
-	double		ms = ss_stats_percentile(latency, share);
+	double ms = ss_stats_percentile(latency, share);
 
 	add_interval(row, (int64) (ms * 1000.0), ms < 0);
 }
@@ -140,13 +140,13 @@ add_latency(Row *row, const uint64 *latency, double share)
 Datum
 streamsink_pipeline_status(PG_FUNCTION_ARGS)
 {
-	SsPipeline *pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
-	SsStatus   *status = palloc(sizeof(SsStatus));
+	SsPipeline		 *pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
+	SsStatus		 *status = palloc(sizeof(SsStatus));
 	SsPipelineShared *entry = &status->entry;
-	TupleDesc	desc;
-	double		read,
-				written;
-	Row			row = {.n = 0};
+	TupleDesc		  desc;
+	double			  read,
+		written;
+	Row row = {.n = 0};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -184,14 +184,14 @@ Datum
 streamsink_worker_slots(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	SsSlot	   *slot = palloc(sizeof(SsSlot));
-	Oid			owner;
-	int			i;
+	SsSlot		  *slot = palloc(sizeof(SsSlot));
+	Oid			   owner;
+	int			   i;
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (i = 0; ss_shmem != NULL && i < ss_shmem->max_slots; i++)
 	{
-		Row			row = {.n = 0};
+		Row row = {.n = 0};
 
 		if (!ss_shmem_copy_slot(i, slot, &owner) || slot->database != MyDatabaseId ||
 			(slot->kind != SS_SLOT_WORKER && slot->kind != SS_SLOT_SESSION) || !may_see(owner))
@@ -226,9 +226,9 @@ streamsink_worker_slots(PG_FUNCTION_ARGS)
 static void
 add_lag_time(Row *row, const SsStreamSample *sample)
 {
-	SsEntryId	base = sample->last_delivered;
-	int64		usecs = 0;
-	bool		known = sample->lag >= 0;
+	SsEntryId base = sample->last_delivered;
+	int64	  usecs = 0;
+	bool	  known = sample->lag >= 0;
 
 	/* nothing was delivered yet: its first entry waits longest */
 	if (ss_entryid_compare(base, sample->first_id) < 0)
@@ -241,8 +241,8 @@ add_lag_time(Row *row, const SsStreamSample *sample)
 static void
 add_oldest_pending(Row *row, const SsStreamSample *sample, TimestampTz now)
 {
-	int64		usecs = 0;
-	bool		known = ss_entryid_compare(sample->oldest_pending, SS_ENTRYID_MIN) != 0;
+	int64 usecs = 0;
+	bool  known = ss_entryid_compare(sample->oldest_pending, SS_ENTRYID_MIN) != 0;
 
 	if (known)
 		known = time_between(ss_entryid_time(sample->oldest_pending), now, &usecs);
@@ -253,12 +253,12 @@ add_oldest_pending(Row *row, const SsStreamSample *sample, TimestampTz now)
 Datum
 streamsink_stream_samples(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	SsPipeline *pipeline;
+	ReturnSetInfo  *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SsPipeline	   *pipeline;
 	SsStreamSample *samples;
-	TimestampTz now = GetCurrentTimestamp();
-	int			n,
-				i;
+	TimestampTz		now = GetCurrentTimestamp();
+	int				n,
+		i;
 
 	InitMaterializedSRF(fcinfo, 0);
 	pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
@@ -269,8 +269,8 @@ streamsink_stream_samples(PG_FUNCTION_ARGS)
 	for (i = 0; i < n; i++)
 	{
 		const SsStreamSample *sample = &samples[i];
-		bool		known = sample->length >= 0;
-		Row			row = {.n = 0};
+		bool				  known = sample->length >= 0;
+		Row					  row = {.n = 0};
 
 		add_int4(&row, sample->key.stream);
 		add_value(&row, Int32GetDatum((int32) sample->worker_pid), sample->worker_pid == 0);

@@ -17,35 +17,35 @@
 #include "ss_peek.h"
 #include "ss_shmem.h"
 
-#define REPLY_LIMIT		(64 * 1024 * 1024)
-#define INFO_LIMIT		((Size) 512 * 1024 * 1024)
-#define FIRST_NAP_MS	5
-#define LONGEST_NAP_MS	100
+#define REPLY_LIMIT	   (64 * 1024 * 1024)
+#define INFO_LIMIT	   ((Size) 512 * 1024 * 1024)
+#define FIRST_NAP_MS   5
+#define LONGEST_NAP_MS 100
 
 /* What one stream must reach. */
 typedef struct Goal
 {
-	SsStream   *stream;
-	SsEntryId	delivered;		/* its last entry */
-	SsEntryId	pending_end;	/* nothing of ours may be pending up to here */
+	SsStream *stream;
+	SsEntryId delivered;   /* its last entry */
+	SsEntryId pending_end; /* nothing of ours may be pending up to here */
 } Goal;
 
 static List *
 set_goals(SsRedis *redis, SsRun *run)
 {
-	List	   *streams = ss_peek_streams(redis, run, 0);
+	List		 *streams = ss_peek_streams(redis, run, 0);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink replies", ALLOCSET_DEFAULT_SIZES);
-	List	   *goals = NIL;
-	ListCell   *cell;
+	List		 *goals = NIL;
+	ListCell	 *cell;
 
 	foreach(cell, streams)
 	{
-		SsStream   *stream = lfirst(cell);
-		SsStreamInfo info;
+		SsStream	 *stream = lfirst(cell);
+		SsStreamInfo  info;
 		SsStreamState state;
-		Goal	   *goal;
+		Goal		 *goal;
 		MemoryContext saved;
-		bool		exists;
+		bool		  exists;
 
 		/* the reply holds two entries whole */
 		saved = MemoryContextSwitchTo(scratch);
@@ -72,15 +72,15 @@ set_goals(SsRedis *redis, SsRun *run)
 static bool
 look_at_consumers(SsRedis *redis, const SsPipeline *pipeline, const Goal *goal)
 {
-	size_t		len = strlen(pipeline->consumer);
+	size_t			len = strlen(pipeline->consumer);
 	SsConsumerInfo *consumers;
-	int			n;
+	int				n;
 
 	ss_stream_append_consumers(redis, goal->stream, pipeline->consumer_group);
 	n = ss_stream_parse_consumers(ss_peek_reply(redis, REPLY_LIMIT), &consumers);
 	for (int i = 0; i < n; i++)
 	{
-		SsEntryId  *ids;
+		SsEntryId *ids;
 
 		if (consumers[i].pending == 0 || strncmp(consumers[i].name, pipeline->consumer, len) != 0 ||
 			(consumers[i].name[len] != ':' && consumers[i].name[len] != '\0'))
@@ -103,12 +103,12 @@ is_acknowledged(SsRedis *redis, const SsPipeline *pipeline, const Goal *goal)
 static bool
 is_reached(SsRedis *redis, const SsRun *run, const Goal *goal)
 {
-	SsGroupInfo group;
+	SsGroupInfo	  group;
 	SsStreamState state;
 
 	ss_stream_append_groups(redis, goal->stream);
 	if (!ss_stream_parse_groups(ss_peek_reply(redis, REPLY_LIMIT), run->pipeline->consumer_group, &group, &state))
-		return state == SS_STREAM_MISSING;	/* gone meanwhile: nothing to wait for */
+		return state == SS_STREAM_MISSING; /* gone meanwhile: nothing to wait for */
 	if (!group.exists || ss_entryid_compare(group.last_delivered, goal->delivered) < 0)
 		return false;
 	return is_acknowledged(redis, run->pipeline, goal);
@@ -123,12 +123,12 @@ streamsink_wait_for(PG_FUNCTION_ARGS)
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink wait_for", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext scratch;
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	SsRun	   *run;
-	SsRedis    *redis;
-	List	   *goals;
-	TimestampTz give_up;
-	long		nap = FIRST_NAP_MS;
-	bool		reached = false;
+	SsRun		 *run;
+	SsRedis		 *redis;
+	List		 *goals;
+	TimestampTz	  give_up;
+	long		  nap = FIRST_NAP_MS;
+	bool		  reached = false;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
@@ -138,7 +138,7 @@ streamsink_wait_for(PG_FUNCTION_ARGS)
 	give_up = DT_NOEND;
 	if (!PG_ARGISNULL(1))
 	{
-		int64		timeout_ms;
+		int64 timeout_ms;
 
 		if (!ss_catalog_interval_ms(PG_GETARG_INTERVAL_P(1), &timeout_ms))
 			ereport(ERROR,
@@ -169,7 +169,8 @@ streamsink_wait_for(PG_FUNCTION_ARGS)
 		if (reached || GetCurrentTimestamp() >= give_up)
 			break;
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, nap,
-					  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+					  PG_WAIT_EXTENSION) &
+			WL_LATCH_SET)
 			ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		nap = Min(nap * 2, LONGEST_NAP_MS);

@@ -35,21 +35,21 @@
 #include "ss_identity.h"
 #include "ss_worker.h"
 
-#define MAX_CAUTION		8		/* replies in a row that may be too large before that is an error like others */
-#define QUIET_LOG_MS	600000	/* a steady failure is logged again after this time */
+#define MAX_CAUTION	 8		/* replies in a row that may be too large before that is an error like others */
+#define QUIET_LOG_MS 600000 /* a steady failure is logged again after this time */
 
 /* What failed last, to tell a steady failure from a new one. */
 typedef struct Trouble
 {
-	int			failures;		/* in a row */
+	int			failures; /* in a row */
 	int			sqlstate;
 	TimestampTz logged_at;
-	int64		logged_wait;	/* ms: logged again when the wait grew */
-	int			caution;		/* replies in a row that were too large */
+	int64		logged_wait; /* ms: logged again when the wait grew */
+	int			caution;	 /* replies in a row that were too large */
 } Trouble;
 
 static MemoryContext worker_context;
-static int	share;
+static int			 share;
 
 /* Where an error happened, for the log. */
 static void
@@ -62,10 +62,10 @@ add_context(void *arg)
 static int64
 backoff(const SsPipeline *pipeline, SsDecision decision, int failures)
 {
-	int64		first = pipeline ? pipeline->retry_backoff_ms : 500;
-	int64		longest = pipeline ? pipeline->retry_backoff_max_ms : 60000;
-	SsGrowth	growth = pipeline ? pipeline->retry_growth : SS_GROWTH_EXPONENTIAL;
-	int64		wait = first;
+	int64	 first = pipeline ? pipeline->retry_backoff_ms : 500;
+	int64	 longest = pipeline ? pipeline->retry_backoff_max_ms : 60000;
+	SsGrowth growth = pipeline ? pipeline->retry_growth : SS_GROWTH_EXPONENTIAL;
+	int64	 wait = first;
 
 	if (decision == SS_ERROR_WAIT)
 	{
@@ -133,7 +133,7 @@ wait_until(const SsPipeline *pipeline, TimestampTz until)
 {
 	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0)
@@ -141,7 +141,8 @@ wait_until(const SsPipeline *pipeline, TimestampTz until)
 		if (pipeline && ss_loop_is_changed(pipeline))
 			return;
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(left, 1000),
-					  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+					  PG_WAIT_EXTENSION) &
+			WL_LATCH_SET)
 			ResetLatch(MyLatch);
 	}
 }
@@ -163,7 +164,7 @@ wait_for_next_try(const SsPipeline *pipeline, int64 wait)
 		}
 		PG_CATCH();
 		{
-			SsPump	   *none = NULL;
+			SsPump *none = NULL;
 
 			MemoryContextSwitchTo(worker_context);
 			EmitErrorReport();
@@ -180,13 +181,13 @@ wait_for_next_try(const SsPipeline *pipeline, int64 wait)
 static SsRun *
 load_pipeline(const SsWorkerArgs *args)
 {
-	SsRun	   *run;
-	bool		wanted;
+	SsRun *run;
+	bool   wanted;
 
 	StartTransactionCommand();
 	run = ss_run_load(args->pipeline_id, worker_context);
 	wanted = run && run->pipeline->enabled && run->pipeline->owner_oid == args->owner &&
-		share < run->pipeline->workers;
+			 share < run->pipeline->workers;
 	if (wanted)
 		ss_identity_pin(run->pipeline);
 	CommitTransactionCommand();
@@ -204,11 +205,11 @@ load_pipeline(const SsWorkerArgs *args)
 static bool
 run_once(const SsWorkerArgs *args, Trouble *trouble)
 {
-	SsRun	   *volatile run = NULL;
-	SsPump	   *volatile pump = NULL;
-	volatile bool go_on = true;
-	volatile int64 wait = 0;
-	ErrorContextCallback callback;
+	SsRun *volatile run = NULL;
+	SsPump *volatile pump = NULL;
+	volatile bool		  go_on = true;
+	volatile int64		  wait = 0;
+	ErrorContextCallback  callback;
 	ErrorContextCallback *saved_callbacks = error_context_stack;
 
 	PG_TRY();
@@ -218,7 +219,7 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 			go_on = false;
 		else
 		{
-			SsLoopEnd	end;
+			SsLoopEnd end;
 
 			callback.callback = add_context;
 			callback.arg = run->pipeline;
@@ -240,9 +241,9 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-		SsDecision	decision;
-		SsPump	   *broken = pump;
+		ErrorData *error;
+		SsDecision decision;
+		SsPump	  *broken = pump;
 
 		error_context_stack = saved_callbacks;
 		MemoryContextSwitchTo(worker_context);
@@ -289,8 +290,8 @@ void
 streamsink_worker_main(Datum main_arg)
 {
 	SsWorkerArgs args;
-	Trouble		trouble = {0};
-	uint32		flags = 0;
+	Trouble		 trouble = {0};
+	uint32		 flags = 0;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
 	pqsignal(SIGTERM, die);

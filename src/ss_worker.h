@@ -17,10 +17,10 @@ extern SS_EXPORT void streamsink_worker_main(Datum main_arg);
 
 typedef struct SsWorkerArgs
 {
-	uint32		slot_generation;
-	Oid			database;
-	Oid			owner;
-	int32		pipeline_id;
+	uint32 slot_generation;
+	Oid	   database;
+	Oid	   owner;
+	int32  pipeline_id;
 } SsWorkerArgs;
 
 /* ---- ss_loop.c: the loop and the exactly-once protocol ---- */
@@ -28,8 +28,8 @@ typedef struct SsWorkerArgs
 /* Why the loop ended without an error. */
 typedef enum SsLoopEnd
 {
-	SS_LOOP_CHANGED,			/* the definition changed, or the pipeline was stopped: load it again */
-	SS_LOOP_STOP				/* on_error => stop was met; the pipeline is disabled now */
+	SS_LOOP_CHANGED, /* the definition changed, or the pipeline was stopped: load it again */
+	SS_LOOP_STOP	 /* on_error => stop was met; the pipeline is disabled now */
 } SsLoopEnd;
 
 /* Read, settle, acknowledge until something changes.  All errors are raised; the pump is thrown away then. */
@@ -48,4 +48,4 @@ extern void ss_loop_reset(void);
  */
 extern bool ss_loop_is_changed(const SsPipeline *pipeline);
 
-#endif							/* SS_WORKER_H */
+#endif /* SS_WORKER_H */

@@ -52,38 +52,38 @@
 #include "ss_write.h"
 
 /* kB of rows that stay in memory for one execution; what is above spills to disk. */
-#define BATCH_MEMORY_KB	(256 * 1024)
+#define BATCH_MEMORY_KB (256 * 1024)
 
 struct SsWriter
 {
-	MemoryContext cxt;
-	MemoryContext work;			/* reset after every try */
-	MemoryContext error;		/* the error of the last try; reset by the next failure */
+	MemoryContext	  cxt;
+	MemoryContext	  work;	 /* reset after every try */
+	MemoryContext	  error; /* the error of the last try; reset by the next failure */
 	const SsPipeline *pipeline;
-	SsMapping  *mapping;
-	SsStatementShape *shape;	/* NULL until first use, and so are the plans */
-	SsPlans    *plans;
+	SsMapping		 *mapping;
+	SsStatementShape *shape; /* NULL until first use, and so are the plans */
+	SsPlans			 *plans;
 };
 
 /* One try of some rows; in the writer's work context, so that it survives a longjmp intact. */
 typedef struct Try
 {
-	SsWriter   *writer;
-	SsBatch    *batch;
-	SsRow	   *rows;
-	int			nrows;
-	bool		deduplicate;	/* keep only the last row of each key */
-	bool	   *superseded;		/* of each row; NULL without deduplicate */
-	ResourceOwner owner;		/* the caller's: owns tuplestores */
-	Tuplestorestate *store;		/* to be ended, or NULL */
-	uint64		processed;		/* rows that statements reported */
+	SsWriter		*writer;
+	SsBatch			*batch;
+	SsRow			*rows;
+	int				 nrows;
+	bool			 deduplicate; /* keep only the last row of each key */
+	bool			*superseded;  /* of each row; NULL without deduplicate */
+	ResourceOwner	 owner;		  /* the caller's: owns tuplestores */
+	Tuplestorestate *store;		  /* to be ended, or NULL */
+	uint64			 processed;	  /* rows that statements reported */
 } Try;
 
 SsWriter *
 ss_write_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext parent)
 {
 	MemoryContext cxt = AllocSetContextCreate(parent, "streamsink writer", ALLOCSET_SMALL_SIZES);
-	SsWriter   *writer = MemoryContextAllocZero(cxt, sizeof(SsWriter));
+	SsWriter	 *writer = MemoryContextAllocZero(cxt, sizeof(SsWriter));
 
 	writer->cxt = cxt;
 	writer->work = AllocSetContextCreate(cxt, "streamsink writer work", ALLOCSET_DEFAULT_SIZES);
@@ -128,7 +128,7 @@ static inline bool
 same_presence(const SsWriter *writer, const SsRow *a, const SsRow *b)
 {
 	return writer->pipeline->on_conflict != SS_CONFLICT_UPDATE ||
-		a->present == b->present || bms_equal(a->present, b->present);
+		   a->present == b->present || bms_equal(a->present, b->present);
 }
 
 /* The columns that a conflict with this row updates, in CurrentMemoryContext. */
@@ -136,7 +136,7 @@ static Bitmapset *
 columns_to_set(const SsWriter *writer, const SsRow *row)
 {
 	const SsStatementShape *shape = writer->shape;
-	Bitmapset  *set;
+	Bitmapset			   *set;
 
 	if (writer->pipeline->on_conflict != SS_CONFLICT_UPDATE)
 		return NULL;
@@ -150,12 +150,12 @@ columns_to_set(const SsWriter *writer, const SsRow *row)
 static int
 begin_store(Try *try, int first, int count)
 {
-	SsWriter   *writer = try->writer;
-	TupleDesc	desc = ss_mapping_desc(writer->mapping);
+	SsWriter	 *writer = try->writer;
+	TupleDesc	  desc = ss_mapping_desc(writer->mapping);
 	MemoryContext oldcontext = MemoryContextSwitchTo(writer->work);
 	ResourceOwner oldowner = CurrentResourceOwner;
-	int			stored = 0;
-	int			i;
+	int			  stored = 0;
+	int			  i;
 
 	Assert(try->store == NULL);
 	CurrentResourceOwner = try->owner;
@@ -187,9 +187,9 @@ end_store(Try *try)
 static int
 mark_superseded(Try *try, int first, int count)
 {
-	SsWriter   *writer = try->writer;
-	int			marked = 0;
-	uint64		i;
+	SsWriter *writer = try->writer;
+	int		  marked = 0;
+	uint64	  i;
 
 	if (!writer->shape->key_in_batch)
 		return 0;
@@ -201,8 +201,8 @@ mark_superseded(Try *try, int first, int count)
 
 	for (i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		int64		position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		bool  isnull;
+		int64 position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 
 		if (isnull || position < 1 || position > count)
 			elog(ERROR, "the search for superseded rows gave a position out of range");
@@ -218,8 +218,8 @@ mark_superseded(Try *try, int first, int count)
 static void
 run_statements(Try *try, int first, int count)
 {
-	SsWriter   *writer = try->writer;
-	int			stored = begin_store(try, first, count);
+	SsWriter *writer = try->writer;
+	int		  stored = begin_store(try, first, count);
 
 	if (try->deduplicate && count > 1 && mark_superseded(try, first, count) > 0)
 	{
@@ -266,13 +266,13 @@ ss_write_enter(const SsPipeline *pipeline, SsIdentity *saved)
 static void
 write_error_context(void *arg)
 {
-	const Try  *try = arg;
+	const Try	   *try = arg;
 	const SsWriter *writer = try->writer;
 
 	if (try->nrows == 1)
 	{
 		const SsEntry *entry = &try->batch->entries[try->rows[0].entry];
-		char		id[SS_ENTRYID_MAXLEN];
+		char		   id[SS_ENTRYID_MAXLEN];
 
 		ss_entryid_print(entry->id, id);
 		errcontext("pipeline \"%s\" writing entry %s of stream \"%s\" to %s",
@@ -288,7 +288,7 @@ static void
 run_try(Try *try)
 {
 	ErrorContextCallback callback;
-	int			first = 0;
+	int					 first = 0;
 
 	callback.callback = write_error_context;
 	callback.arg = try;
@@ -301,7 +301,7 @@ run_try(Try *try)
 
 	while (first < try->nrows)
 	{
-		int			end = first + 1;
+		int end = first + 1;
 
 		while (end < try->nrows && same_presence(try->writer, &try->rows[first], &try->rows[end]))
 			end++;
@@ -321,11 +321,11 @@ run_try(Try *try)
 static void
 settle_try(const Try *try)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < try->nrows; i++)
 	{
-		SsEntry    *entry = &try->batch->entries[try->rows[i].entry];
+		SsEntry *entry = &try->batch->entries[try->rows[i].entry];
 
 		if (try->superseded != NULL && try->superseded[i])
 			entry->outcome = SS_OUTCOME_SUPERSEDED;
@@ -345,8 +345,8 @@ try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool deduplic
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ResourceOwner oldowner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-	Try		   *try = MemoryContextAllocZero(writer->work, sizeof(Try));
+	ErrorData *volatile error = NULL;
+	Try *try = MemoryContextAllocZero(writer->work, sizeof(Try));
 
 	try->writer = writer;
 	try->batch = batch;
@@ -387,12 +387,12 @@ try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool deduplic
 
 typedef struct Isolation
 {
-	SsWriter   *writer;
-	SsBatch    *batch;
-	SsRow	   *rows;
-	int		   *orphans;		/* rows that failed with 23503, to be tried once more */
-	int			norphans;
-	bool		last_chance;	/* this is that second try */
+	SsWriter *writer;
+	SsBatch	 *batch;
+	SsRow	 *rows;
+	int		 *orphans; /* rows that failed with 23503, to be tried once more */
+	int		  norphans;
+	bool	  last_chance; /* this is that second try */
 } Isolation;
 
 /* Refuse one row, or put it aside for a second try. */
@@ -417,9 +417,9 @@ refuse_row(Isolation *isolation, int row, ErrorData *error)
 static void
 write_isolated(Isolation *isolation, int first, int count)
 {
-	SsRow	   *rows = isolation->rows + first;
-	ErrorData  *error;
-	SsDecision	decision;
+	SsRow	  *rows = isolation->rows + first;
+	ErrorData *error;
+	SsDecision decision;
 
 	error = try_rows(isolation->writer, isolation->batch, rows, count, false);
 
@@ -446,8 +446,8 @@ write_isolated(Isolation *isolation, int first, int count)
 void
 ss_write_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows)
 {
-	Isolation	isolation = {0};
-	int			i;
+	Isolation isolation = {0};
+	int		  i;
 
 	if (nrows == 0)
 		return;
@@ -473,9 +473,9 @@ void
 ss_write_check(SsWriter *writer)
 {
 	Tuplestorestate *store;
-	MemoryContext oldcontext;
-	char	   *explain = psprintf("EXPLAIN (COSTS off) %s", ss_write_statement(writer));
-	int			result;
+	MemoryContext	 oldcontext;
+	char			*explain = psprintf("EXPLAIN (COSTS off) %s", ss_write_statement(writer));
+	int				 result;
 
 	oldcontext = MemoryContextSwitchTo(writer->work);
 	store = tuplestore_begin_heap(true, false, 64);

@@ -16,7 +16,7 @@ typedef struct SsWriter SsWriter;
  * made at first use and kept.  Needs a transaction.  pipeline and mapping must outlive it.
  */
 extern SsWriter *ss_write_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext parent);
-extern void ss_write_free(SsWriter *writer);	/* also frees the plans */
+extern void		 ss_write_free(SsWriter *writer); /* also frees the plans */
 
 /* The statement that is run for rows with all columns, for pipelines.statement; palloc'd. */
 extern char *ss_write_statement(SsWriter *writer);
@@ -40,4 +40,4 @@ extern void ss_write_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nro
  */
 extern void ss_write_enter(const SsPipeline *pipeline, SsIdentity *saved);
 
-#endif							/* SS_WRITE_H */
+#endif /* SS_WRITE_H */

@@ -30,28 +30,28 @@
 
 SS_SQL_FUNCTION(streamsink_xadd);
 
-#define REPLY_MAX	(64 * 1024)
+#define REPLY_MAX (64 * 1024)
 
 typedef struct ConnectionKey
 {
-	Oid			server;
-	Oid			role;
+	Oid server;
+	Oid role;
 } ConnectionKey;
 
 typedef struct Connection
 {
-	ConnectionKey key;			/* first */
-	SsRedis    *redis;			/* or NULL */
-	bool		stale;			/* made with options that may have changed */
+	ConnectionKey key;	 /* first */
+	SsRedis		 *redis; /* or NULL */
+	bool		  stale; /* made with options that may have changed */
 } Connection;
 
 /* The arguments of a command. */
 typedef struct Arguments
 {
 	const char **argv;
-	size_t	   *lens;
-	int			n;
-	int			size;
+	size_t		*lens;
+	int			 n;
+	int			 size;
 } Arguments;
 
 static HTAB *connections = NULL;
@@ -62,7 +62,7 @@ static void
 mark_stale(Datum arg, int cacheid, uint32 hashvalue)
 {
 	HASH_SEQ_STATUS seq;
-	Connection *connection;
+	Connection	   *connection;
 
 	hash_seq_init(&seq, connections);
 	while ((connection = hash_seq_search(&seq)) != NULL)
@@ -72,7 +72,7 @@ mark_stale(Datum arg, int cacheid, uint32 hashvalue)
 static void
 drop_connection(Connection *connection)
 {
-	SsRedis    *redis = connection->redis;
+	SsRedis *redis = connection->redis;
 
 	connection->redis = NULL;
 	ss_redis_close(redis);
@@ -83,14 +83,14 @@ static Connection *
 find_connection(const SsRedisParams *params)
 {
 	ConnectionKey key;
-	Connection *connection;
-	char		client_name[64];
-	bool		found;
+	Connection	 *connection;
+	char		  client_name[64];
+	bool		  found;
 
 	if (connections == NULL)
 	{
-		HASHCTL		ctl = {0};
-		HTAB	   *made;
+		HASHCTL ctl = {0};
+		HTAB   *made;
 
 		ctl.keysize = sizeof(ConnectionKey);
 		ctl.entrysize = sizeof(Connection);
@@ -142,7 +142,7 @@ add_argument(Arguments *args, const char *str, size_t len)
 static void
 add_text(Arguments *args, const char *str, size_t len)
 {
-	char	   *converted = pg_server_to_any(str, (int) len, PG_UTF8);
+	char *converted = pg_server_to_any(str, (int) len, PG_UTF8);
 
 	add_argument(args, converted, converted == str ? len : strlen(converted));
 }
@@ -151,7 +151,7 @@ add_text(Arguments *args, const char *str, size_t len)
 static void
 add_value(Arguments *args, const JsonbValue *value)
 {
-	char	   *text;
+	char *text;
 
 	switch (value->type)
 	{
@@ -179,11 +179,11 @@ add_value(Arguments *args, const JsonbValue *value)
 static void
 add_fields(Arguments *args, Jsonb *fields)
 {
-	JsonbIterator *it;
+	JsonbIterator	  *it;
 	JsonbIteratorToken token;
-	JsonbValue	value;
-	JsonbValue	name = {0};
-	int			before = args->n;
+	JsonbValue		   value;
+	JsonbValue		   name = {0};
+	int				   before = args->n;
 
 	if (!JB_ROOT_IS_OBJECT(fields))
 		ereport(ERROR,
@@ -212,8 +212,8 @@ add_fields(Arguments *args, Jsonb *fields)
 static void
 check_id(const char *id)
 {
-	size_t		len = strlen(id);
-	SsEntryId	parsed;
+	size_t	  len = strlen(id);
+	SsEntryId parsed;
 
 	if (strcmp(id, "*") == 0)
 		return;
@@ -244,15 +244,15 @@ require_argument(bool isnull, const char *name)
 Datum
 streamsink_xadd(PG_FUNCTION_ARGS)
 {
-	Arguments	args;
+	Arguments	   args;
 	SsRedisParams *params;
-	Connection *connection;
-	SsReply    *volatile reply = NULL;
-	SsArena		arena;
-	SsEntryId  *result;
-	text	   *stream;
-	char	   *id;
-	char		number[32];
+	Connection	  *connection;
+	SsReply *volatile reply = NULL;
+	SsArena	   arena;
+	SsEntryId *result;
+	text	  *stream;
+	char	  *id;
+	char	   number[32];
 
 	require_argument(PG_ARGISNULL(0), "server");
 	require_argument(PG_ARGISNULL(1), "stream");
@@ -270,7 +270,7 @@ streamsink_xadd(PG_FUNCTION_ARGS)
 	add_text(&args, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
 	if (!PG_ARGISNULL(4))
 	{
-		int64		maxlen = PG_GETARG_INT64(4);
+		int64 maxlen = PG_GETARG_INT64(4);
 
 		if (maxlen < 0)
 			ereport(ERROR,

@@ -15,7 +15,7 @@
 
 /* Before 16 the server's macros leave visibility to the compiler's default. */
 extern SS_EXPORT const Pg_magic_struct *PG_MAGIC_FUNCTION_NAME(void);
-extern SS_EXPORT void _PG_init(void);
+extern SS_EXPORT void					_PG_init(void);
 
 PG_MODULE_MAGIC;
 

@@ -1,2 +1,0 @@
-\echo Use "CREATE EXTENSION streamsink" to load this file. \quit
-
