@@ -65,7 +65,8 @@ claim_name(Relation rel, const char *name, int32 id)
 	if (DatumGetInt32(values[SS_PIPELINE_id - 1]) != id)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists", name)));
+				 errmsg("pipeline \"%s\" already exists", name),
+				 errhint("Choose another name, or change that one with streamsink.alter_pipeline().")));
 }
 
 /* A random UUID, version 4. */

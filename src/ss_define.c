@@ -102,7 +102,7 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(on_replaced_stream, TEXTOID, "stop", LATER, check_word, .words = replaced_words),
 	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE | LATER, check_word, .words = lost_words),
 	ARGUMENT(max_entry_bytes, INT8OID, "67108864", 0, check_integer, 1024, INT64CONST(536870912)),
-	ARGUMENT(ledger_retention, INTERVALOID, "7 days", 0, check_interval, 0, PG_INT64_MAX),
+	ARGUMENT(ledger_retention, INTERVALOID, "7 days", LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(allow_inexact, BOOLOID, "false", MAPPING),
 	ARGUMENT(create_target, BOOLOID, "false", LATER),
 	ARGUMENT(evolve, BOOLOID, "false", LATER),

@@ -162,7 +162,8 @@ streamsink_create_pipeline(PG_FUNCTION_ARGS)
 	if (!if_not_exists && ss_catalog_load_lenient(name, 0, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists", name)));
+				 errmsg("pipeline \"%s\" already exists", name),
+				 errhint("Choose another name, or change that one with streamsink.alter_pipeline().")));
 	starts = try_definition(&def, connect);
 
 	/* somebody else may have been faster */

@@ -136,7 +136,8 @@ read_last_ids(Probe *probe, List *streams)
 					ereport(ERROR,
 							(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 							 errmsg("key \"%s\" of server \"%s\" is not a stream",
-									stream->name, probe->pipeline->server)));
+									stream->name, probe->pipeline->server),
+							 errhint("Name the key of a stream in \"stream\".")));
 				continue;
 			}
 			row = palloc0_object(SsStreamRow);

@@ -107,7 +107,8 @@ static void pg_attribute_noreturn()
 	ereport(ERROR,
 			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 			 errmsg("could not connect to Redis server \"%s\"", redis->params.server_name),
-			 errdetail("%s", detail)));
+			 errdetail("%s", detail),
+			 errhint("Check the options of the server, and that Redis listens there.")));
 }
 
 /* The same for a reply that cannot be taken. */

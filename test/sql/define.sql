@@ -81,7 +81,7 @@ SELECT streamsink.create_pipeline('full', server => 'define_server', stream => '
 	payload => 'pay''load', rest => 'extra', on_conflict => 'error', consumer_group => 'my group',
 	start_from => '5-7', workers => 3, batch_size => 10, batch_bytes => 65536, linger => '90 ms',
 	on_error => 'discard', retry_backoff => '2 s', retry_backoff_max => '1 hour', retry_growth => 'linear',
-	max_entry_bytes => 1024, ledger_retention => '30 days 12:00', allow_inexact => true,
+	max_entry_bytes => 1024, allow_inexact => true,
 	settings => '{"work_mem": "64MB", "synchronous_commit": false, "timezone": "Asia/Tokyo", "lock_timeout": 1500}',
 	connect => false);
 SELECT streamsink.pipeline_def('full');
@@ -231,7 +231,8 @@ SET TimeZone = 'UTC';
 -- ---------------------------------------------------------------------------
 SELECT a AS argument, f FROM unnest(ARRAY['transform=''SELECT 1''', 'create_target=true', 'evolve=true',
 	'dead_letter_stream=''dead''', 'dead_letter_retention=''1 day''', 'trim_after=''1 day''', 'claim_idle=''1 min''',
-	'max_dead_letter_rate=0.5', 'on_lost_group=''stop''', 'on_replaced_stream=''follow''', 'max_retries=3']) AS a,
+	'max_dead_letter_rate=0.5', 'on_lost_group=''stop''', 'on_replaced_stream=''follow''', 'max_retries=3',
+	'ledger_retention=''1 day''']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,
 	evolve => false, on_replaced_stream => 'stop', max_retries => NULL, connect => false);
