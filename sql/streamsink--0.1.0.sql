@@ -721,6 +721,11 @@ CREATE FUNCTION streamsink.stream_samples(pipeline int4,
 	AS 'MODULE_PATHNAME', 'streamsink_stream_samples' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION streamsink.stream_samples(int4) IS 'what workers last saw of the streams of a pipeline; see the view streams';
 
+CREATE FUNCTION streamsink.settled_ids(pipeline int4,
+	OUT stream int4, OUT settled streamsink.entry_id_multirange) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'streamsink_settled_ids' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION streamsink.settled_ids(int4) IS 'settled entry ids of the streams of a pipeline; see the view streams';
+
 CREATE FUNCTION streamsink.reset_stats(name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'streamsink_reset_stats' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION streamsink.reset_stats(text) IS 'sets the counters of a pipeline to zero';
@@ -776,20 +781,23 @@ CREATE VIEW streamsink.workers WITH (security_barrier) AS
 COMMENT ON VIEW streamsink.workers IS 'processes that read for pipelines: background workers, and sessions (share NULL) in ingest or a retry';
 
 CREATE VIEW streamsink.streams WITH (security_barrier) AS
-	SELECT p.name AS pipeline, s.name AS stream, x.worker_pid, x.state, x.reason, x.length,
-		x.first_id, x.last_id, x.last_delivered_id, l.settled, x.lag, x.lag_time,
-		x.pending, x.foreign_pending, x.oldest_pending, x.last_entry_at, x.sampled_at, s.incarnation
+	SELECT p.name AS pipeline, t.name AS stream, t.worker_pid, t.state, t.reason, t.length,
+		t.first_id, t.last_id, t.last_delivered_id, t.settled, t.lag, t.lag_time,
+		t.pending, t.foreign_pending, t.oldest_pending, t.last_entry_at, t.sampled_at, t.incarnation
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
-		JOIN streamsink.stream s ON s.pipeline = p.id
-		LEFT JOIN LATERAL (
-			SELECT pg_catalog.range_agg(g.settled) AS settled
-			FROM streamsink.ledger g WHERE g.stream = s.id) l ON true
-		LEFT JOIN LATERAL streamsink.stream_samples(p.id) x ON x.stream = s.id
-	WHERE (pg_catalog.pg_has_role('pg_monitor', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'MEMBER'))
-		AND s.incarnation = (SELECT pg_catalog.max(n.incarnation) FROM streamsink.stream n
-			WHERE n.pipeline = s.pipeline AND n.name = s.name);
-COMMENT ON VIEW streamsink.streams IS 'streams of each pipeline; settled is the folded part of the ledger, the last batches are in its log still';
+		CROSS JOIN LATERAL (	-- the functions run once for each pipeline
+			SELECT s.name, s.incarnation, x.worker_pid, x.state, x.reason, x.length,
+				x.first_id, x.last_id, x.last_delivered_id, l.settled, x.lag, x.lag_time,
+				x.pending, x.foreign_pending, x.oldest_pending, x.last_entry_at, x.sampled_at
+			FROM streamsink.stream s
+				LEFT JOIN streamsink.stream_samples(p.id) x ON x.stream = s.id
+				LEFT JOIN streamsink.settled_ids(p.id) l ON l.stream = s.id
+			WHERE s.pipeline = p.id
+				AND s.incarnation = (SELECT pg_catalog.max(n.incarnation) FROM streamsink.stream n
+					WHERE n.pipeline = s.pipeline AND n.name = s.name)) t
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'MEMBER');
+COMMENT ON VIEW streamsink.streams IS 'streams of each pipeline, with what workers last saw of them and the ids that are settled';
 
 CREATE VIEW streamsink.outbox WITH (security_barrier) AS
 	SELECT q.id, q.server, q.kind, q.name, q.pipeline, q.created_at, q.attempts, q.last_error
@@ -887,4 +895,4 @@ REVOKE ALL ON SCHEMA streamsink FROM PUBLIC;
 GRANT USAGE ON SCHEMA streamsink TO pg_monitor;
 GRANT SELECT ON streamsink.pipelines, streamsink.status, streamsink.workers, streamsink.streams TO pg_monitor;
 GRANT EXECUTE ON FUNCTION streamsink.pipeline_status(int4), streamsink.worker_slots(),
-	streamsink.stream_samples(int4), streamsink.statement(text) TO pg_monitor;
+	streamsink.stream_samples(int4), streamsink.settled_ids(int4), streamsink.statement(text) TO pg_monitor;

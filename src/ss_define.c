@@ -237,7 +237,8 @@ ss_define_check(SsDefinition *def, int column)
 	if ((argument->flags & LATER) != 0 && !ss_define_is_fallback(def, column))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is not supported yet", argument->name)));
+				 errmsg("\"%s\" is not supported yet", argument->name),
+				 errhint("Leave it out, or give its default.")));
 }
 
 /* ---- checks of single arguments ---- */

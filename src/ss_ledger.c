@@ -289,6 +289,15 @@ ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *high, uint64 *
 	return true;
 }
 
+Datum
+ss_ledger_multirange(const SsSettled *settled, int32 stream)
+{
+	const SsInterval *intervals;
+	int				  n = ss_ledger_intervals(settled, stream, &intervals);
+
+	return n > 0 ? ss_ledgerrow_multirange(intervals, (size_t) n) : (Datum) 0;
+}
+
 int
 ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals)
 {

@@ -70,6 +70,9 @@ extern bool ss_ledger_high(const SsSettled *settled, int32 stream, SsEntryId *hi
 /* The intervals of a loaded stream in order; returns their number. */
 extern int ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **intervals);
 
+/* The intervals of a loaded stream as an entry_id_multirange, in CurrentMemoryContext; (Datum) 0 if there are none. */
+extern Datum ss_ledger_multirange(const SsSettled *settled, int32 stream);
+
 /*
  * The highest settled ids of the given streams only (ids above need no
  * further look), cheaply: high[i] is 0-0 if nothing is settled.

@@ -182,8 +182,8 @@ ss_ledgerrow_read(const SsLedgerRow *row, SsIntervals *into)
 	}
 }
 
-static Datum
-make_multirange_datum(const SsInterval *intervals, size_t n)
+Datum
+ss_ledgerrow_multirange(const SsInterval *intervals, size_t n)
 {
 	TypeCacheEntry *typcache = get_range_typcache();
 	RangeType	  **ranges = palloc(n * sizeof(RangeType *));
@@ -202,9 +202,18 @@ make_multirange_datum(const SsInterval *intervals, size_t n)
 	}
 
 	settled = make_multirange(ss_entryid_multirange_type(), typcache, (int32) n, ranges);
-	if (settled->rangeCount != n)
-		elog(ERROR, "%zu intervals became %u ranges", n, settled->rangeCount);
 	return MultirangeTypePGetDatum(settled);
+}
+
+/* For a row: its arrays have one member for each range. */
+static Datum
+make_multirange_datum(const SsInterval *intervals, size_t n)
+{
+	Datum settled = ss_ledgerrow_multirange(intervals, n);
+
+	if (DatumGetMultirangeTypeP(settled)->rangeCount != n)
+		elog(ERROR, "%zu intervals became %u ranges", n, DatumGetMultirangeTypeP(settled)->rangeCount);
+	return settled;
 }
 
 static Datum

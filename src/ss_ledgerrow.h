@@ -90,4 +90,7 @@ extern HeapTuple ss_ledgerrow_make(TupleDesc desc, int32 pipeline, int32 stream,
 								   const SsInterval *intervals, size_t n);
 extern HeapTuple ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n);
 
+/* Sorted, disjoint intervals as an entry_id_multirange, in CurrentMemoryContext. */
+extern Datum ss_ledgerrow_multirange(const SsInterval *intervals, size_t n);
+
 #endif /* SS_LEDGERROW_H */

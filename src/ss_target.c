@@ -7,11 +7,14 @@
 #include "ss_compat.h"
 
 #include "access/relation.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
@@ -200,9 +203,26 @@ check_relation(const SsPipeline *pipeline, Relation target, Relation rel, List *
 	}
 }
 
+/* What the server or the extension lives on is not for entries to fill, whoever owns the pipeline. */
+static void
+check_not_ours(Relation target)
+{
+	Oid extension = getExtensionOfObject(RelationRelationId, RelationGetRelid(target));
+
+	if (!IsSystemRelation(target) &&
+		(!OidIsValid(extension) || extension != get_extension_oid("streamsink", true)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("\"%s\" cannot be the target of a pipeline", RelationGetRelationName(target)),
+			 errdetail("It belongs to %s.", IsSystemRelation(target) ? "the system catalogs" : "the extension itself"),
+			 errhint("Name a table of your own.")));
+}
+
 void
 ss_target_check(const SsPipeline *pipeline, Relation target, List **watched)
 {
+	check_not_ours(target);
 	check_relation(pipeline, target, target, watched);
 }
 

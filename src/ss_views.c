@@ -28,6 +28,7 @@
 SS_SQL_FUNCTION(streamsink_pipeline_status);
 SS_SQL_FUNCTION(streamsink_worker_slots);
 SS_SQL_FUNCTION(streamsink_stream_samples);
+SS_SQL_FUNCTION(streamsink_settled_ids);
 SS_SQL_FUNCTION(streamsink_reset_stats);
 
 /* A row under construction: values are added in the order of the result's columns. */
@@ -287,6 +288,34 @@ streamsink_stream_samples(PG_FUNCTION_ARGS)
 		add_oldest_pending(&row, sample, now);
 		add_time(&row, sample->last_entry_at);
 		add_time(&row, sample->sampled_at);
+		tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
+	}
+	return (Datum) 0;
+}
+
+/* settled_ids(pipeline) setof (stream, settled): folded or not */
+Datum
+streamsink_settled_ids(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SsPipeline	  *pipeline;
+	SsSettled	  *settled;
+	ListCell	  *cell;
+
+	InitMaterializedSRF(fcinfo, 0);
+	pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
+	if (pipeline == NULL || !may_see(pipeline->owner_oid))
+		return (Datum) 0;
+
+	settled = ss_ledger_load(pipeline->id, NULL, 0);
+	foreach(cell, ss_catalog_streams(pipeline->id))
+	{
+		const SsStreamRow *stream = lfirst(cell);
+		Datum			   ids = ss_ledger_multirange(settled, stream->id);
+		Row				   row = {.n = 0};
+
+		add_int4(&row, stream->id);
+		add_value(&row, ids, ids == (Datum) 0);
 		tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
 	}
 	return (Datum) 0;

@@ -108,6 +108,9 @@ is(sql(q{SELECT event_id, extract(epoch FROM at)::bigint, src, kind, amount, tag
 	'1700000000000-7|1700000000|events|order|12345678901234567890.0123456789012345678901|{a,b}|{"more": {"x": 1.50}, "other": "o"}',
 	'payload, rest, columns and meta columns');
 
+is(sql("SELECT settled FROM streamsink.streams WHERE pipeline = 'events'"), '{[1700000000000-7,1700000000000-8)}', 'streams shows what is settled');
+fails("SELECT streamsink.create_pipeline('x', server => 'iot', stream => 'x', target => '$_')", qr/42809/, "$_ is no target") for 'streamsink.ledger', 'pg_catalog.pg_class';
+
 # Upserts: the last of a key wins, only columns that an entry had are set.
 sql(q{CREATE TABLE state (k text PRIMARY KEY, a int, b int);
 	SELECT streamsink.create_pipeline('upsert', server => 'iot', stream => 'state', target => 'state', on_conflict => 'update', linger => '200 ms');
