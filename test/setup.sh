@@ -1,6 +1,6 @@
 #!/bin/bash
-# setup.sh [build]: install what building (and, without the argument, testing
-# and the demo) needs, on Debian and its kin.  Does nothing where all is there.
+# setup.sh [build|ci|bench]: install what building (and, without the argument, testing
+# and the demo) needs, on Debian and its kin; bench: the benchmark as well.  Does nothing where all is there.
 #
 # Servers that come with the packages are neither started nor left enabled, and
 # no cluster is made: an existing PostgreSQL or Redis is not touched.
@@ -24,7 +24,8 @@ find_missing()
 	if ! have pkg-config || ! pkg-config --exists hiredis; then missing+=(libhiredis-dev); fi
 	[ -f /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
 
-	if have "$pg_config" && [ -f "$("$pg_config" --pgxs)" ]
+	# a server's package may bring pg_config and pgxs without the headers
+	if have "$pg_config" && [ -f "$("$pg_config" --includedir-server)/postgres.h" ] && [ -f "$("$pg_config" --pgxs)" ]
 	then
 		[ "$what" = build ] || [ -x "$("$pg_config" --bindir)/postgres" ] ||
 			missing+=("postgresql-$("$pg_config" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')")
@@ -43,6 +44,13 @@ find_missing()
 	have prove || missing+=(perl)
 	have perl && perl -MIPC::Run -e 1 2>/dev/null || missing+=(libipc-run-perl)
 	[ "$what" != ci ] || have clang-format || missing+=(clang-format)
+	[ "$what" = bench ] || return
+	have gnuplot || missing+=(gnuplot-nox)
+	local module
+	# the distribution's python: its packages are nobody else's
+	for module in redis hiredis asyncpg uvloop psycopg2
+	do /usr/bin/python3 -c "import $module" 2>/dev/null || missing+=("python3-$module")
+	done
 }
 
 # The version that the distribution calls postgresql; it needs package lists.
