@@ -40,13 +40,14 @@ ss_batch_free(SsBatch *batch)
 void
 ss_batch_reset(SsBatch *batch)
 {
-	MemoryContext cxt = batch->cxt;
-	Size		  limit = batch->arena.limit;
+	SsBatch old = *batch;
 
-	MemoryContextReset(cxt);
+	MemoryContextReset(old.cxt);
 	memset(batch, 0, sizeof(SsBatch));
-	batch->cxt = cxt;
-	ss_arena_init(&batch->arena, cxt, limit);
+	batch->cxt = old.cxt;
+	batch->interlude = old.interlude;
+	batch->interlude_arg = old.interlude_arg;
+	ss_arena_init(&batch->arena, old.cxt, old.arena.limit);
 }
 
 /* Room for one more element in an array of the batch. */

@@ -100,6 +100,10 @@ typedef struct SsBatch
 	int			  nrefusals;
 	int			  refusals_capacity;
 	uint64		  rows; /* rows the statements reported */
+
+	/* called now and then while the batch is worked on, or NULL; stays over resets */
+	void (*interlude)(void *arg);
+	void *interlude_arg;
 } SsBatch;
 
 /* A new empty batch in a new child context of parent; arena_limit as in ss_arena_init. */
@@ -107,6 +111,14 @@ extern SsBatch *ss_batch_create(MemoryContext parent, Size arena_limit);
 
 /* Empty it, giving the memory back; the pointer stays valid. */
 extern void ss_batch_reset(SsBatch *batch);
+
+/* Between two pieces of work on the batch: a moment for its connection.  Must be called every few hundred entries. */
+static inline void
+ss_batch_pause(const SsBatch *batch)
+{
+	if (batch->interlude != NULL)
+		batch->interlude(batch->interlude_arg);
+}
 
 /* Give it back whole.  Deleting the parent context does as well. */
 extern void ss_batch_free(SsBatch *batch);

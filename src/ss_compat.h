@@ -56,7 +56,7 @@ typedef size_t ss_compat_count; /* createArray's number of elements */
 	.createDouble = (double_function), .createBool = (bool_function),
 #define ss_compat_reader_task(reader) ((reader)->task[(reader)->ridx])
 #else
-typedef int	 ss_compat_count;
+typedef int ss_compat_count;
 #define SS_COMPAT_RESP3_FUNCTIONS(double_function, bool_function)
 #define ss_compat_reader_task(reader) (&(reader)->rstack[(reader)->ridx])
 #endif
@@ -99,6 +99,33 @@ typedef int	 ss_compat_count;
 #define range_serialize(typcache, lower, upper, empty, escontext) \
 	((void) (escontext), range_serialize(typcache, lower, upper, empty))
 #endif
+
+/* ---- dates and times ---- */
+
+/*
+ * What a word in lower case is as an abbreviation of a time zone: one of the
+ * field types of utils/datetime.h, UNKNOWN_FIELD if it is none.  field is its
+ * number in the text.  False for one that the configuration gets wrong: before
+ * 16 that is an ERROR.  Files that ask define SS_NEED_DATETIME before they
+ * include this header.
+ */
+#ifdef SS_NEED_DATETIME
+#include "utils/datetime.h"
+
+static inline bool
+ss_compat_timezone_abbrev(int field, const char *word, int *type, int *offset)
+{
+	pg_tz *zone;
+#if PG_VERSION_NUM >= 160000
+	DateTimeErrorExtra extra;
+
+	return DecodeTimezoneAbbrev(field, word, type, offset, &zone, &extra) == 0;
+#else
+	*type = DecodeTimezoneAbbrev(field, unconstify(char *, word), offset, &zone);
+	return true;
+#endif
+}
+#endif /* SS_NEED_DATETIME */
 
 /* ---- JSON lexer ---- */
 
@@ -191,6 +218,65 @@ ss_compat_input(FmgrInfo *function, char *str, Oid ioparam, int32 typmod, Datum 
 }
 #endif
 #endif /* SS_NEED_INPUT */
+
+/* ---- executor ---- */
+
+/* Files that insert without a statement define SS_NEED_EXECUTOR before they include this header. */
+#ifdef SS_NEED_EXECUTOR
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_relation.h"
+#include "storage/lockdefs.h"
+
+/* A range table of one relation that is locked; the current user's right to insert these columns is checked: ERROR 42501. */
+static inline void
+ss_compat_init_insert(EState *estate, Oid relid, Bitmapset *columns)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	List		  *rtable = list_make1(rte);
+#if PG_VERSION_NUM >= 160000
+	List			  *perminfos = NIL;
+	RTEPermissionInfo *perminfo;
+#endif
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = relid;
+	rte->relkind = 'r';
+	rte->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+	perminfo = addRTEPermissionInfo(&perminfos, rte);
+	perminfo->requiredPerms = ACL_INSERT;
+	perminfo->insertedCols = columns;
+	(void) ExecCheckPermissions(rtable, perminfos, true);
+#else
+	rte->requiredPerms = ACL_INSERT;
+	rte->insertedCols = columns;
+	(void) ExecCheckRTPerms(rtable, true);
+#endif
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, rtable, perminfos, bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, rtable, perminfos);
+#else
+	ExecInitRangeTable(estate, rtable);
+#endif
+}
+
+#if PG_VERSION_NUM >= 160000
+#define ss_compat_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define ss_compat_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL)
+#endif
+
+/* 18 has generated columns that are computed when read. */
+#if PG_VERSION_NUM >= 180000
+#define ss_compat_has_virtual_columns(desc) ((desc)->constr != NULL && (desc)->constr->has_generated_virtual)
+#else
+#define ss_compat_has_virtual_columns(desc) ((void) (desc), false)
+#endif
+#endif /* SS_NEED_EXECUTOR */
 
 /* ---- processes and shared memory ---- */
 

@@ -161,6 +161,12 @@ ss_plan_superseded(SsPlans *plans)
 	return plans->superseded;
 }
 
+CachedPlan *
+ss_plan_cached(SPIPlanPtr plan)
+{
+	return SPI_plan_get_cached_plan(plan);
+}
+
 void
 ss_plan_execute(SPIPlanPtr plan)
 {

@@ -10,6 +10,7 @@
 #define SS_PLAN_H
 
 #include "executor/spi.h"
+#include "utils/plancache.h"
 #include "utils/tuplestore.h"
 #include "ss_statement.h"
 
@@ -28,6 +29,9 @@ extern SPIPlanPtr ss_plan_insert(SsPlans *plans, const Bitmapset *set);
 
 /* The SELECT of the positions of rows that a later one replaces; likewise.  Only if the shape's key_in_batch. */
 extern SPIPlanPtr ss_plan_superseded(SsPlans *plans);
+
+/* What the server would execute now, planned anew if needed; to be released.  NULL if it cannot be told. */
+extern CachedPlan *ss_plan_cached(SPIPlanPtr plan);
 
 /* Run a plan; SPI_processed and SPI_tuptable tell the rest. */
 extern void ss_plan_execute(SPIPlanPtr plan);

@@ -40,6 +40,16 @@ reply_limit(const SsPipeline *pipeline)
 	return (Size) pipeline->batch_bytes + pipeline->batch_bytes / 4 + 8 * 1024 * 1024;
 }
 
+/* While a batch is worked on: make room in the socket for the read sent ahead. */
+static void
+soak(void *arg)
+{
+	SsPump *pump = arg;
+
+	if (pump->reading)
+		ss_redis_soak(pump->redis);
+}
+
 SsPump *
 ss_pump_open(SsRun *run, int share, int nshares, bool session,
 			 int caution, MemoryContext parent)
@@ -75,6 +85,8 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 	pump->acks = ss_settle_acks_create(cxt, pipeline->consumer_group);
 	pump->reply_limit = reply_limit(pipeline);
 	pump->batch = ss_batch_create(cxt, pump->reply_limit << Min(caution, 10));
+	pump->batch->interlude = soak;
+	pump->batch->interlude_arg = pump;
 	pump->budget = caution > 0 ? 1 : Min(FIRST_BUDGET, pipeline->batch_size);
 	pump->scan_due = now;
 	pump->sample_due = now;

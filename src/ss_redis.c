@@ -9,7 +9,7 @@
  *
  *	  The input buffer is bounded: a read takes one chunk, everything that is
  *	  complete is parsed before the next read, and what stays unfinished is
- *	  looked at (inspect_unfinished): a line may not be endless, and of a string
+ *	  looked at (ss_skip.c): a line may not be endless, and of a string
  *	  that is longer than params.max_bulk only a prefix is buffered, the rest is
  *	  thrown away as it comes.  The parser never notices: once the string is
  *	  over it is fed the prefix with a length to match, and the element is marked
@@ -30,15 +30,14 @@
 #include "ss_command.h"
 #include "ss_login.h"
 #include "ss_redis.h"
+#include "ss_skip.h"
 #include "ss_socket.h"
 
-#define READ_CHUNK		 (64 * 1024)
-#define POLL_BUDGET		 (16 * 1024 * 1024) /* bytes one poll reads before it returns to its caller */
-#define LINE_MAX_BYTES	 (64 * 1024)		/* of a status or an error */
-#define HEADER_MAX_BYTES 32					/* of a number, with its line end */
-#define BULK_DEFAULT	 ((uint64) 512 * 1024 * 1024)
-#define BULK_ABSURD		 ((uint64) 1024 * 1024 * 1024) /* no entry of a stream can be longer */
-#define KEEP_BUFFER		 (1024 * 1024)				   /* idle buffers larger than this are given back */
+#define READ_CHUNK	 (64 * 1024)
+#define POLL_BUDGET	 (16 * 1024 * 1024) /* bytes one poll reads before it returns to its caller */
+#define BULK_DEFAULT ((uint64) 512 * 1024 * 1024)
+#define KEEP_BUFFER	 (4 * 1024 * 1024) /* idle buffers larger than this are given back */
+#define SOAK_BYTES	 (2 * 1024 * 1024) /* of replies that are buffered before somebody asks for them */
 
 struct SsRedis
 {
@@ -54,11 +53,7 @@ struct SsRedis
 	redisReader			 *reader;
 	SsReader			  building;
 
-	/* an overlong string being thrown away */
-	uint64 skip_left; /* bytes to come, its line end included; 0: none */
-	uint64 skip_full_len;
-	int	   prefix_len;
-	char   prefix[SS_REDIS_PREFIX];
+	SsSkip skip; /* an overlong string being thrown away */
 };
 
 static char read_buffer[READ_CHUNK]; /* contents do not outlive read_more */
@@ -240,81 +235,17 @@ shrink_reader(SsRedis *redis)
 	}
 }
 
-/*
- * Look at the element that the reader could not finish, before more is
- * buffered.  Its type byte is consumed already.  Begins to skip an overlong
- * string, refuses what can come to no good end.
- */
-static void
-inspect_unfinished(SsRedis *redis)
-{
-	redisReader *reader = redis->reader;
-	const char	*head = reader->buf + reader->pos;
-	size_t		 len = reader->len - reader->pos;
-	const char	*eol;
-	uint64		 bulk = 0;
-	size_t		 have;
-	int			 type;
-
-	if (reader->ridx < 0 || len == 0)
-		return;
-	type = ss_compat_reader_task(reader)->type;
-
-	if (type == REDIS_REPLY_STATUS || type == REDIS_REPLY_ERROR)
-	{
-		if (len > LINE_MAX_BYTES)
-			fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "A line of the reply does not end.");
-		return;
-	}
-
-	eol = memchr(head, '\n', Min(len, HEADER_MAX_BYTES));
-	if (eol == NULL)
-	{
-		if (len >= HEADER_MAX_BYTES)
-			fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "A number of the reply does not end.");
-		return;
-	}
-	if (type != REDIS_REPLY_STRING)
-		fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "The reply does not follow the Redis protocol.");
-
-	/* at most HEADER_MAX_BYTES digits: stop before the sum overflows */
-	for (const char *p = head; p < eol - 1; p++)
-	{
-		if (*p < '0' || *p > '9')
-			fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "The reply announces a string without a proper length.");
-		bulk = bulk * 10 + (*p - '0');
-		if (bulk > BULK_ABSURD)
-			fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "The reply announces a string of absurd length.");
-	}
-	if (eol == head || eol[-1] != '\r')
-		fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, "The reply announces a string without a proper length.");
-	if (bulk <= redis->building.max_bulk)
-		return;
-
-	/* too long: once its prefix is here, keep that and drop the rest */
-	redis->prefix_len = (int) Min(bulk, SS_REDIS_PREFIX);
-	have = len - (eol + 1 - head);
-	if (have < redis->prefix_len)
-		return;
-	memcpy(redis->prefix, eol + 1, redis->prefix_len);
-	redis->skip_full_len = bulk;
-	redis->skip_left = bulk + 2 - have; /* > 0, or it would be finished */
-	sdssetlen(reader->buf, reader->pos);
-	reader->buf[reader->pos] = '\0';
-	reader->len = reader->pos;
-}
-
 /* The overlong string is over: give the reader its prefix in its stead.  The "$" has been consumed. */
 static void
 substitute_prefix(SsRedis *redis)
 {
 	char header[HEADER_MAX_BYTES];
-	int	 n = pg_ulltoa_n(redis->prefix_len, header);
+	int	 n = pg_ulltoa_n(redis->skip.prefix_len, header);
 
 	memcpy(header + n, "\r\n", 2);
-	redis->building.truncated_len = redis->skip_full_len;
+	redis->building.truncated_len = redis->skip.full_len;
 	feed_reader(redis, header, n + 2);
-	feed_reader(redis, redis->prefix, redis->prefix_len);
+	feed_reader(redis, redis->skip.prefix, redis->skip.prefix_len);
 	feed_reader(redis, "\r\n", 2);
 }
 
@@ -330,11 +261,11 @@ read_more(SsRedis *redis)
 	if (got < 0)
 		fail_connection(redis, failure);
 	redis->received += n;
-	skipped = Min(n, redis->skip_left);
+	skipped = Min(n, redis->skip.left);
 	if (skipped > 0)
 	{
-		redis->skip_left -= skipped;
-		if (redis->skip_left == 0)
+		redis->skip.left -= skipped;
+		if (redis->skip.left == 0)
 			substitute_prefix(redis);
 	}
 	if (n > skipped)
@@ -346,10 +277,11 @@ read_more(SsRedis *redis)
 static SsReply *
 parse_reply(SsRedis *redis)
 {
-	void	*obj = NULL;
-	SsReply *reply;
+	void	   *obj = NULL;
+	SsReply	   *reply;
+	const char *failure;
 
-	if (redis->skip_left > 0)
+	if (redis->skip.left > 0)
 		return NULL;
 
 	redis->building.refusal = NULL;
@@ -362,7 +294,9 @@ parse_reply(SsRedis *redis)
 	}
 	if (obj == NULL)
 	{
-		inspect_unfinished(redis);
+		failure = ss_skip_inspect(redis->reader, redis->building.max_bulk, &redis->skip);
+		if (failure != NULL)
+			fail_reply(redis, ERRCODE_PROTOCOL_VIOLATION, failure);
 		return NULL;
 	}
 	if (obj != &redis->building.root)
@@ -411,6 +345,26 @@ ss_redis_poll(SsRedis *redis, SsArena *arena)
 {
 	check_usable(redis);
 	return poll_reply(redis, arena);
+}
+
+void
+ss_redis_soak(SsRedis *redis)
+{
+	const char *failure;
+
+	if (!ss_socket_is_open(&redis->sock) || redis->receiving)
+		return;
+	while (redis->skip.left == 0 && redis->reader->len - redis->reader->pos < SOAK_BYTES)
+	{
+		ssize_t got = ss_socket_read(&redis->sock, read_buffer, sizeof(read_buffer), &failure);
+
+		/* what is wrong now is still wrong when a reply is wanted */
+		if (got <= 0)
+			break;
+		redis->received += (size_t) got;
+		if (redisReaderFeed(redis->reader, read_buffer, (size_t) got) != REDIS_OK)
+			fail_reply(redis, ERRCODE_OUT_OF_MEMORY, "Out of memory.");
+	}
 }
 
 int
@@ -573,7 +527,7 @@ bool
 ss_redis_is_alive(SsRedis *redis)
 {
 	if (redis == NULL || !ss_socket_is_open(&redis->sock) || redis->receiving ||
-		redis->outstanding > 0 || redis->skip_left > 0 ||
+		redis->outstanding > 0 || redis->skip.left > 0 ||
 		redis->out.cursor < redis->out.len || redis->reader->pos < redis->reader->len)
 		return false;
 	return ss_socket_is_quiet(&redis->sock);

@@ -69,6 +69,14 @@ extern int ss_redis_outstanding(const SsRedis *redis);
 extern SsReply *ss_redis_poll(SsRedis *redis, SsArena *arena);
 
 /*
+ * Take bytes of replies off the socket without parsing them, at most some
+ * megabytes, so that Redis can send on while its client is busy.  Does not wait, and a
+ * connection that fails is left for the next verb to report; ERROR only when
+ * out of memory.
+ */
+extern void ss_redis_soak(SsRedis *redis);
+
+/*
  * Wait until the socket can be read (or written while bytes are unsent), the
  * latch is set, or timeout_ms pass (-1: for ever).  Resets the latch and
  * serves interrupts (CHECK_FOR_INTERRUPTS, SIGHUP is the caller's).  Returns

@@ -28,6 +28,8 @@
 #include "ss_convert.h"
 #include "ss_error.h"
 
+#define PAUSE_ENTRIES 128 /* converted between two moments for the connection */
+
 static void
 report_context(void *arg)
 {
@@ -313,6 +315,8 @@ convert_run(SsConvert *convert)
 		if (entry->outcome != SS_OUTCOME_NEW || entry->fields == NULL)
 			continue;
 		CHECK_FOR_INTERRUPTS();
+		if (convert->at % PAUSE_ENTRIES == 0)
+			ss_batch_pause(batch);
 		convert->entry = entry;
 		if (!convert_entry(convert))
 		{

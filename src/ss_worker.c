@@ -13,6 +13,10 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "common/pg_prng.h"
 #include "libpq/pqsignal.h"
@@ -35,8 +39,9 @@
 #include "ss_identity.h"
 #include "ss_worker.h"
 
-#define MAX_CAUTION	 8		/* replies in a row that may be too large before that is an error like others */
-#define QUIET_LOG_MS 600000 /* a steady failure is logged again after this time */
+#define KEEP_BYTES	 (16 * 1024 * 1024) /* free memory a worker keeps for its next batch */
+#define MAX_CAUTION	 8					/* replies in a row that may be too large before that is an error like others */
+#define QUIET_LOG_MS 600000				/* a steady failure is logged again after this time */
 
 /* What failed last, to tell a steady failure from a new one. */
 typedef struct Trouble
@@ -286,6 +291,19 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 	return go_on;
 }
 
+/*
+ * Every batch needs the same few megabytes again.  glibc would give them back
+ * to the kernel after each, which costs a page fault for every 4 kB of the next.
+ */
+static void
+keep_memory(void)
+{
+#ifdef __GLIBC__
+	mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
+	mallopt(M_TRIM_THRESHOLD, KEEP_BYTES);
+#endif
+}
+
 void
 streamsink_worker_main(Datum main_arg)
 {
@@ -306,6 +324,7 @@ streamsink_worker_main(Datum main_arg)
 #endif
 	BackgroundWorkerInitializeConnectionByOid(args.database, args.owner, flags);
 	ss_loop_init();
+	keep_memory();
 	worker_context = AllocSetContextCreate(TopMemoryContext, "streamsink worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);

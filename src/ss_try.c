@@ -1,0 +1,331 @@
+/*
+ * ss_try.c
+ *	  One try: some rows in a subtransaction of their own, through the
+ *	  statement or, where that means the same, past it.
+ *
+ * NOTES
+ *	  Before a subtransaction is released, SET CONSTRAINTS ALL IMMEDIATE runs
+ *	  in it: a deferred constraint that is violated then fails the try that is
+ *	  at fault instead of the commit of everything.  They are deferred again
+ *	  for the next try: a row that needs that must not depend on its neighbours.
+ *	  In a security-restricted operation nothing may be deferred, and they stay
+ *	  immediate.
+ *
+ *	  With on_conflict => 'update' a row sets only the columns that its entry
+ *	  had.  So rows are cut into runs of neighbours that set the same columns, and each
+ *	  run has a statement of its own, kept for the next batch.  Two rows of
+ *	  a run with one key make the server raise 21000; the try is repeated with
+ *	  only the last row of each key, and the others count as superseded.
+ *
+ *	  The tuplestore behind "batch" is made for one execution: an old one would
+ *	  carry a read pointer for every scan it has seen.  It belongs to the
+ *	  caller's resource owner and to our memory, so that the rollback of the
+ *	  subtransaction that reads it does not pull it from under us.
+ *
+ *	  Statements run in order (run_statements); today there is one, the INSERT.
+ */
+#include "postgres.h"
+#include "ss_compat.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "ss_bulk.h"
+#include "ss_try.h"
+
+/* kB of rows that stay in memory for one execution; what is above spills to disk. */
+#define BATCH_MEMORY_KB (256 * 1024)
+
+/* One try of some rows; in the writer's work context, so that it survives a longjmp intact. */
+typedef struct Try
+{
+	SsWriter		*writer;
+	SsBatch			*batch;
+	SsRow			*rows;
+	int				 nrows;
+	bool			 deduplicate; /* keep only the last row of each key */
+	bool			*superseded;  /* of each row; NULL without deduplicate */
+	ResourceOwner	 owner;		  /* the caller's: owns tuplestores */
+	Tuplestorestate *store;		  /* to be ended, or NULL */
+	uint64			 processed;	  /* rows that statements reported */
+	int				 row;		  /* the one a bulk insert was at, or -1 */
+} Try;
+
+/* Do two rows set the same columns on a conflict? */
+static inline bool
+same_presence(const SsWriter *writer, const SsRow *a, const SsRow *b)
+{
+	return writer->pipeline->on_conflict != SS_CONFLICT_UPDATE ||
+		   a->present == b->present || bms_equal(a->present, b->present);
+}
+
+/* The columns that a conflict with this row updates, in CurrentMemoryContext. */
+static Bitmapset *
+columns_to_set(const SsWriter *writer, const SsRow *row)
+{
+	const SsStatementShape *shape = writer->shape;
+	Bitmapset			   *set;
+
+	if (writer->pipeline->on_conflict != SS_CONFLICT_UPDATE)
+		return NULL;
+
+	set = bms_union(row->present, shape->supplied);
+	set = bms_int_members(set, shape->insert);
+	return bms_del_members(set, shape->key_columns);
+}
+
+/* A tuplestore with the rows that are not superseded; ended by end_store. */
+static int
+begin_store(Try *try, int first, int count)
+{
+	SsWriter	 *writer = try->writer;
+	TupleDesc	  desc = ss_mapping_desc(writer->mapping);
+	MemoryContext oldcontext = MemoryContextSwitchTo(writer->work);
+	ResourceOwner oldowner = CurrentResourceOwner;
+	int			  stored = 0;
+	int			  i;
+
+	Assert(try->store == NULL);
+	CurrentResourceOwner = try->owner;
+	try->store = tuplestore_begin_heap(true, false, BATCH_MEMORY_KB);
+	CurrentResourceOwner = oldowner;
+
+	for (i = first; i < first + count; i++)
+	{
+		if (try->superseded != NULL && try->superseded[i])
+			continue;
+		tuplestore_putvalues(try->store, desc, try->rows[i].values, try->rows[i].isnull);
+		stored++;
+	}
+	MemoryContextSwitchTo(oldcontext);
+	return stored;
+}
+
+static void
+end_store(Try *try)
+{
+	Tuplestorestate *store = try->store;
+
+	try->store = NULL;
+	if (store != NULL)
+		tuplestore_end(store);
+}
+
+/* Mark the rows of a run that a later row of it with the same key replaces; returns their number. */
+static int
+mark_superseded(Try *try, int first, int count)
+{
+	SsWriter *writer = try->writer;
+	int		  marked = 0;
+	uint64	  i;
+
+	if (!writer->shape->key_in_batch)
+		return 0;
+
+	ss_plan_register(writer->mapping, try->store, count);
+	ss_plan_execute(ss_plan_superseded(writer->plans));
+	if (SPI_tuptable == NULL)
+		elog(ERROR, "the search for superseded rows gave no result");
+
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool  isnull;
+		int64 position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+
+		if (isnull || position < 1 || position > count)
+			elog(ERROR, "the search for superseded rows gave a position out of range");
+		try->superseded[first + position - 1] = true;
+		marked++;
+	}
+	SPI_freetuptable(SPI_tuptable);
+	ss_plan_unregister();
+	return marked;
+}
+
+/* Insert without the statement, where that means the same.  False: it does not. */
+static bool
+insert_in_bulk(Try *try, int first, int count)
+{
+	SsWriter   *writer = try->writer;
+	CachedPlan *plan;
+	bool		fits = false;
+
+	if (writer->bulk == NULL)
+		return false;
+	ss_plan_register(writer->mapping, NULL, count); /* it is planned, not read */
+	plan = ss_plan_cached(ss_plan_insert(writer->plans, NULL));
+	if (plan != NULL)
+	{
+		fits = ss_bulk_fits(writer->bulk, plan);
+		ReleaseCachedPlan(plan, CurrentResourceOwner);
+	}
+	ss_plan_unregister();
+	if (!fits)
+		return false;
+	ss_bulk_insert(writer->bulk, try->batch, try->rows + first, count, &try->row);
+	try->processed += count;
+	return true;
+}
+
+/* Run the statements over rows that set the same columns. */
+static void
+run_statements(Try *try, int first, int count)
+{
+	SsWriter *writer = try->writer;
+	int		  stored;
+
+	if (insert_in_bulk(try, first, count))
+		return;
+	stored = begin_store(try, first, count);
+	if (try->deduplicate && count > 1 && mark_superseded(try, first, count) > 0)
+	{
+		end_store(try);
+		stored = begin_store(try, first, count);
+	}
+
+	ss_plan_register(writer->mapping, try->store, stored);
+	ss_plan_execute(ss_plan_insert(writer->plans, columns_to_set(writer, &try->rows[first])));
+	try->processed += SPI_processed;
+	ss_plan_unregister();
+	end_store(try);
+}
+
+void
+ss_try_constraints(bool deferred)
+{
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->constraints = NIL;
+	stmt->deferred = deferred;
+	AfterTriggerSetState(stmt);
+}
+
+void
+ss_try_check_deferred(void)
+{
+	ss_try_constraints(false);
+	if (!InSecurityRestrictedOperation())
+		ss_try_constraints(true);
+}
+
+static void
+write_error_context(void *arg)
+{
+	const Try	   *try = arg;
+	const SsWriter *writer = try->writer;
+
+	if (try->nrows == 1)
+	{
+		const SsEntry *entry = &try->batch->entries[try->rows[0].entry];
+		char		   id[SS_ENTRYID_MAXLEN];
+
+		ss_entryid_print(entry->id, id);
+		errcontext("pipeline \"%s\" writing entry %s of stream \"%s\" to %s",
+				   writer->pipeline->name, id, entry->stream->name, writer->shape->target);
+	}
+	else
+		errcontext("pipeline \"%s\" writing %d entries to %s",
+				   writer->pipeline->name, try->nrows, writer->shape->target);
+}
+
+/* The body of a try, inside its subtransaction. */
+static void
+run_try(Try *try)
+{
+	ErrorContextCallback callback;
+	int					 first = 0;
+
+	callback.callback = write_error_context;
+	callback.arg = try;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	while (first < try->nrows)
+	{
+		int end = first + 1;
+
+		while (end < try->nrows && same_presence(try->writer, &try->rows[first], &try->rows[end]))
+			end++;
+		run_statements(try, first, end - first);
+		first = end;
+	}
+
+	PopActiveSnapshot();
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+	ss_try_check_deferred();
+
+	error_context_stack = callback.previous;
+}
+
+/* Rows of a try that went through: each is written, or superseded. */
+static void
+settle_try(const Try *try)
+{
+	int i;
+
+	for (i = 0; i < try->nrows; i++)
+	{
+		SsEntry *entry = &try->batch->entries[try->rows[i].entry];
+
+		if (try->superseded != NULL && try->superseded[i])
+			entry->outcome = SS_OUTCOME_SUPERSEDED;
+		else
+			entry->outcome = SS_OUTCOME_WRITTEN;
+	}
+	try->batch->rows += try->processed;
+}
+
+ErrorData *
+ss_try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool deduplicate, int *failed_row)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+	Try *try = MemoryContextAllocZero(writer->work, sizeof(Try));
+
+	try->writer = writer;
+	try->batch = batch;
+	try->rows = rows;
+	try->nrows = nrows;
+	try->owner = oldowner;
+	try->deduplicate = deduplicate;
+	try->row = -1;
+	if (deduplicate)
+		try->superseded = MemoryContextAllocZero(writer->work, nrows * sizeof(bool));
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(writer->work);
+	PG_TRY();
+	{
+		run_try(try);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextReset(writer->error);
+		MemoryContextSwitchTo(writer->error);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	CurrentResourceOwner = oldowner;
+
+	end_store(try);
+	*failed_row = try->row;
+	if (error == NULL)
+		settle_try(try);
+	MemoryContextReset(writer->work);
+	return error;
+}
