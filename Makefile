@@ -31,7 +31,8 @@ ISOLATION = \
 
 # Those that call functions which only a test build has.
 REGRESS_TEST_BUILD = \
-	ledger
+	ledger \
+	shortcut
 ifeq ($(STREAMSINK_TEST),1)
 REGRESS += $(REGRESS_TEST_BUILD)
 endif

@@ -1,7 +1,7 @@
 /*
  * ss_convert.c
  *	  One column of one row: from what the entry has for it to a typed value,
- *	  by the type's own input function.
+ *	  by the type's own input function or a shortcut that gives the same.
  */
 #include "postgres.h"
 #define SS_NEED_INPUT
@@ -36,6 +36,7 @@ ss_convert_prepare(SsMapping *mapping, SsColumn *column)
 	get_typlenbyval(column->pub.type, &column->typlen, &column->byval);
 	column->input_cxt = AllocSetContextCreate(mapping->cxt, "streamsink column", ALLOCSET_SMALL_SIZES);
 	fmgr_info_cxt(input, &column->input, column->input_cxt);
+	column->shortcut = ss_shortcut_choose(column->pub.type, input, column->pub.typmod);
 	ss_watch_type(mapping, column->pub.type);
 	if (base != column->pub.type)
 		ss_watch_type(mapping, base);
@@ -46,6 +47,8 @@ ss_convert_prepare(SsMapping *mapping, SsColumn *column)
 			column->conversion = SS_CONVERT_TEXT;
 			return;
 		case VARCHAROID:
+			column->conversion = column->pub.typmod < 0 ? SS_CONVERT_TEXT : SS_CONVERT_INPUT_CLEAN;
+			return;
 		case BPCHAROID:
 		case BYTEAOID:
 		case UUIDOID:
@@ -138,6 +141,15 @@ convert_text(SsConvert *convert, SsColumn *column, SsFieldKind kind, char *text,
 	bool		  good;
 
 	*isnull = false;
+	if (column->shortcut != SS_SHORTCUT_NONE)
+	{
+		old = MemoryContextSwitchTo(kept);
+		good = ss_shortcut_run(column->shortcut, column->pub.typmod, text, len, value);
+		MemoryContextSwitchTo(old);
+		if (good)
+			return true;
+	}
+
 	switch (column->conversion)
 	{
 		case SS_CONVERT_TEXT:

@@ -12,6 +12,7 @@
 #include "ss_decode.h"
 #include "ss_mapping.h"
 #include "ss_names.h"
+#include "ss_shortcut.h"
 
 /* What a column is filled from. */
 typedef enum SsSource
@@ -32,7 +33,7 @@ typedef enum SsConversion
 {
 	SS_CONVERT_INPUT,		/* input function, in the scratch context, result copied */
 	SS_CONVERT_INPUT_CLEAN, /* input function that leaves no garbage, in the batch's context */
-	SS_CONVERT_TEXT,		/* type text without a domain: the bytes */
+	SS_CONVERT_TEXT,		/* type text, or varchar of any length, without a domain: the bytes */
 	SS_CONVERT_JSON			/* json or jsonb (or a domain over it): as INPUT, but a JSON string is quoted again */
 } SsConversion;
 
@@ -70,6 +71,7 @@ typedef struct SsColumn
 	int16			typlen;
 
 	SsConversion  conversion;
+	SsShortcut	  shortcut; /* tried before the input function */
 	FmgrInfo	  input;
 	Oid			  ioparam;
 	MemoryContext input_cxt; /* of the functions' caches; reset after an error in this column */
