@@ -20,15 +20,23 @@
 /* A fold takes no further row of the log once it has so many intervals: about 12 MB. */
 #define MAX_FOLD_INTERVALS 200000
 
+/*
+ * A last segment of so many intervals is not rewritten for a few new ones: a
+ * new segment begins.  Thousands of streams with an entry now and then would have
+ * theirs rewritten for each of them.
+ */
+#define TAIL_INTERVALS 64
+#define FEW_INTERVALS  16
+
 /* ---- fold ---- */
 
 /*
  * Which segments a new interval belongs to: all that its ids are in or next
- * to, or else the one before it, or else the first.  *last below *first: the
- * stream has none.  search is where to begin, and where the next one may.
+ * to, or else the one before it (not if few come behind a last one that has
+ * enough), or else the first.  *last below *first: none, a new one begins.  search is where to begin, and where the next one may.
  */
 static void
-find_place(const SsSegmentList *list, const SsInterval *interval, int *search, int *first, int *last)
+find_place(const SsSegmentList *list, const SsInterval *interval, bool few, int *search, int *first, int *last)
 {
 	int at = *search;
 
@@ -40,6 +48,12 @@ find_place(const SsSegmentList *list, const SsInterval *interval, int *search, i
 		*first = *last = at;
 		while (*last + 1 < list->n && !ss_segment_is_apart(interval->last, list->items[*last + 1].row.lowest))
 			(*last)++;
+	}
+	else if (few && at == list->n && at > 0 && ss_ledgerrow_count(&list->items[at - 1].row) >= TAIL_INTERVALS)
+	{
+		/* behind all of them: not into the last one, but a new one */
+		*first = at;
+		*last = at - 1;
 	}
 	else
 	{
@@ -60,7 +74,7 @@ fold_stream(const SsSegmentWriter *writer, const SsInterval *intervals, size_t n
 	int			   last;
 	size_t		   i = 0;
 
-	find_place(&list, &intervals[0], &search, &first, &last);
+	find_place(&list, &intervals[0], n <= FEW_INTERVALS, &search, &first, &last);
 	while (i < n)
 	{
 		size_t		 begin = i;
@@ -70,8 +84,8 @@ fold_stream(const SsSegmentWriter *writer, const SsInterval *intervals, size_t n
 
 		for (i++; i < n; i++)
 		{
-			find_place(&list, &intervals[i], &search, &next_first, &next_last);
-			if (list.n > 0 && next_first > last)
+			find_place(&list, &intervals[i], n <= FEW_INTERVALS, &search, &next_first, &next_last);
+			if (list.n > 0 && next_first > last && next_first != first)
 				break;
 			last = Max(last, next_last);
 		}
@@ -98,6 +112,7 @@ typedef struct LogRead
 	int				 n;
 	int				 capacity;
 	int				 max;
+	size_t			 max_intervals;
 } LogRead;
 
 static bool
@@ -116,7 +131,7 @@ read_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 		read->places = repalloc_huge(read->places, sizeof(ItemPointerData) * (Size) read->capacity);
 	}
 	read->places[read->n++] = tuple->t_self;
-	return read->n < read->max && read->set.n < MAX_FOLD_INTERVALS;
+	return read->n < read->max && read->set.n < read->max_intervals;
 }
 
 /* Fold sorted intervals of some streams. */
@@ -146,13 +161,15 @@ fold_intervals(int32 pipeline_id, const SsIntervals *set)
 }
 
 int
-ss_ledger_fold(int32 pipeline_id, int max_rows)
+ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals)
 {
 	MemoryContext fold_cxt;
 	MemoryContext saved;
 	SsLedgerTable log;
 	Snapshot	  snapshot;
 	LogRead		  read = {.capacity = 64, .max = max_rows};
+
+	read.max_intervals = max_intervals > 0 ? Min(max_intervals, MAX_FOLD_INTERVALS) : MAX_FOLD_INTERVALS;
 
 	if (!ss_ledger_lock(pipeline_id))
 		return -1;

@@ -22,6 +22,7 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "port/pg_bswap.h"
@@ -180,6 +181,14 @@ ss_ledgerrow_read(const SsLedgerRow *row, SsIntervals *into)
 			ss_ledgerrow_report(row->pipeline, row->stream, "The set of settled ids does not have the ends that the row names.");
 		ss_interval_add(into, &interval);
 	}
+}
+
+size_t
+ss_ledgerrow_count(const SsLedgerRow *row)
+{
+	Size size = toast_raw_datum_size(row->hashes);
+
+	return size > ARR_OVERHEAD_NONULLS(1) ? (size - ARR_OVERHEAD_NONULLS(1)) / sizeof(int64) : 0;
 }
 
 Datum

@@ -51,6 +51,9 @@
 
 #define CHECK_MS		 1000	/* the catalog is looked at this often without being told */
 #define FOLD_IDLE_MS	 10000	/* an unfolded log is folded after this time at the latest */
+#define FOLD_STEP		 500	/* intervals folded at a time */
+#define FOLD_PAUSE		 5		/* times as long as a step took there is none */
+#define FOLD_BEHIND		 16		/* times fold_rows: then all is folded at once */
 #define MAX_WAITING_ACKS 100000 /* entries whose acknowledgement may wait for a flush */
 
 static TimeoutId   deadline_timeout;
@@ -236,21 +239,48 @@ settle(SsPump *pump, SsLoopEnd *end)
 	return true;
 }
 
-/* Fold the ledger's log now and then; another worker of the pipeline may be at it. */
+/* When the ledger's log is folded next. */
+typedef struct FoldPace
+{
+	int			log_rows; /* written since it was last seen empty */
+	TimestampTz emptied_at;
+	TimestampTz next_at; /* after a step that left some of it */
+} FoldPace;
+
+/*
+ * Fold the ledger's log now and then; another worker of the pipeline may be at
+ * it.  In steps, with pauses between them: thousands of streams make it long, and
+ * batches must not wait for all of it.
+ */
 static void
-fold_if_due(const SsPipeline *pipeline, int *log_rows, TimestampTz *folded_at)
+fold_if_due(const SsPipeline *pipeline, FoldPace *pace)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz end;
+	int			folded;
+	int			most = ss_guc_fold_rows * FOLD_BEHIND;
+	bool		behind = pace->log_rows >= most;
 
-	if (*log_rows == 0 ||
-		(*log_rows < ss_guc_fold_rows && !TimestampDifferenceExceeds(*folded_at, now, FOLD_IDLE_MS)))
+	if (pace->log_rows == 0 || (now < pace->next_at && !behind) ||
+		(pace->log_rows < ss_guc_fold_rows && !TimestampDifferenceExceeds(pace->emptied_at, now, FOLD_IDLE_MS)))
 		return;
 	StartTransactionCommand();
-	(void) ss_ledger_fold(pipeline->id, ss_guc_fold_rows * 16);
+	folded = ss_ledger_fold(pipeline->id, most, behind ? 0 : FOLD_STEP);
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
-	*log_rows = 0;
-	*folded_at = now;
+
+	end = GetCurrentTimestamp();
+	if (folded >= most)
+		return; /* and again */
+	if (folded > 0 && folded < pace->log_rows)
+	{
+		pace->log_rows -= folded;
+		pace->next_at = end + (end - now) * FOLD_PAUSE;
+		return;
+	}
+	pace->log_rows = folded > 0 ? 1 : 0; /* there may be others' */
+	pace->emptied_at = end;
+	pace->next_at = 0;
 }
 
 /* The batch is complete: by number, by bytes, or because it may not wait longer. */
@@ -311,10 +341,11 @@ ss_loop_run(SsPump *pump)
 {
 	SsPipeline	 *pipeline = pump->run->pipeline;
 	SsLoopEnd	  end = SS_LOOP_CHANGED;
-	int			  log_rows = 1; /* a crash may have left some */
-	TimestampTz	  folded_at = GetCurrentTimestamp();
+	FoldPace	  pace = {.emptied_at = GetCurrentTimestamp()};
 	MemoryContext turn = AllocSetContextCreate(pump->cxt, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
 
+	/* a crash may have left a long log */
+	pace.log_rows = ss_guc_fold_rows * FOLD_BEHIND;
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -328,7 +359,7 @@ ss_loop_run(SsPump *pump)
 			ss_pump_tasks(pump);
 			report_state(pump);
 		}
-		fold_if_due(pipeline, &log_rows, &folded_at);
+		fold_if_due(pipeline, &pace);
 		MemoryContextSwitchTo(turn);
 
 		if (!pump->reading)
@@ -357,7 +388,7 @@ ss_loop_run(SsPump *pump)
 			ss_pump_read_ahead(pump);
 		if (!settle(pump, &end))
 			break;
-		log_rows++;
+		pace.log_rows++;
 	}
 
 	MemoryContextSwitchTo(turn);

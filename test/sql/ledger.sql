@@ -335,5 +335,22 @@ SELECT ledger_test.highs(-7, '{1,2,3}');
 SELECT stream, count(*), min(segment), max(segment), min(cardinality(hashes)), max(cardinality(hashes)) FROM ledger WHERE pipeline = -7 GROUP BY stream ORDER BY stream;
 SELECT ledger_test.delete_all(-7);
 
+-- An entry now and then: a last segment that has enough is left alone, and the set is exact.
+SELECT ledger_test.segment(512);
+DO $$
+BEGIN
+	FOR i IN 1 .. 150 LOOP
+		PERFORM ledger_test.append(-8, ARRAY[9], ARRAY[(i * 10 || '-0')::entry_id], ARRAY[(i * 10 || '-0')::entry_id], ARRAY[i]);
+		PERFORM ledger_test.fold(-8, 10);
+	END LOOP;
+END $$;
+SELECT segment, lowest, highest, cardinality(hashes) FROM ledger WHERE pipeline = -8 ORDER BY segment;
+-- an old one still goes where it belongs
+SELECT ledger_test.append(-8, '{9,9,9}', '{5-0,645-0,1500-1}', '{5-0,645-0,1500-9}', '{1,2,3}');
+SELECT ledger_test.fold(-8, 10);
+SELECT segment, lowest, highest, cardinality(hashes) FROM ledger WHERE pipeline = -8 ORDER BY segment;
+SELECT count(*), sum(hash) FROM ledger_test.intervals(-8, 9, true);
+SELECT ledger_test.delete_all(-8);
+
 SET client_min_messages = warning;
 DROP SCHEMA ledger_test CASCADE;
