@@ -32,6 +32,7 @@ ISOLATION = \
 # Those that call functions which only a test build has.
 REGRESS_TEST_BUILD = \
 	ledger \
+	bulk \
 	shortcut
 ifeq ($(STREAMSINK_TEST),1)
 REGRESS += $(REGRESS_TEST_BUILD)
@@ -49,7 +50,7 @@ PKG_CONFIG ?= pkg-config
 # ---------------------------------------------------------------------------
 
 HOUSE = help setup check check-regress check-isolation check-tap check-layers \
-	check-format format demo
+	check-format format demo bench
 HOUSE_GOALS := $(filter $(HOUSE),$(MAKECMDGOALS))
 
 ifneq ($(HOUSE_GOALS),)
@@ -68,6 +69,7 @@ help:
 	@echo 'make check-layers     rules about the source'
 	@echo 'make check-format     the formatter agrees'
 	@echo 'make format           run the formatter'
+	@echo 'make bench            measure it beside COPY and other workers; QUICK=1 in two minutes'
 	@echo 'make setup            install what the above need (Debian, Ubuntu)'
 	@echo 'variables: PG_CONFIG, WERROR=1, STREAMSINK_TEST=1 (fault points; never in production)'
 
@@ -81,6 +83,8 @@ format:
 	clang-format -i src/*.c src/*.h
 demo:
 	@examples/sensor-writer/demo
+bench:
+	@test/bench/run
 
 # What else stands on the command line, in a make of its own.
 OTHER_GOALS := $(filter-out $(HOUSE),$(MAKECMDGOALS))

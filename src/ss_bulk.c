@@ -14,7 +14,9 @@
  *	  not show are triggers, and partitions below: those are looked at.
  *
  *	  Columns that batch has no value for are filled by the expressions that
- *	  stand in the plan's target list.
+ *	  stand in the plan's target list.  A volatile function of the user's may
+ *	  look into the table: where one is called while a row is made or checked, the
+ *	  row before it must be in already, and that is the statement's way.
  *
  *	  Tuples are handed over in chunks.  An index entry that fails names its
  *	  row; so does a constraint, before anything is inserted.
@@ -26,8 +28,10 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -37,6 +41,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/datum.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -46,6 +51,12 @@
 #define CHUNK_ROWS	1000
 #define CHUNK_BYTES (1024 * 1024) /* of by-reference values */
 #define PAUSE_ROWS	128			  /* between two moments for the connection */
+
+#ifdef STREAMSINK_TEST
+uint64 ss_bulk_rows = 0;
+uint64 ss_bulk_tries = 0;
+bool   ss_bulk_allowed = true;
+#endif
 
 /* What one attribute of the target is filled from. */
 typedef struct Fill
@@ -63,7 +74,8 @@ struct SsBulk
 	MemoryContext	 chunk; /* tuples of one chunk */
 	const SsMapping *mapping;
 
-	uint64			 plan_number; /* of the plan the fills are for; 0: none */
+	uint64			 plan_number; /* of the plan that was looked at last; 0: none */
+	bool			 fits;		  /* it does, and the fills are made for it */
 	Fill			*fills;
 	int				 natts;
 	TupleDesc		 desc;
@@ -154,6 +166,35 @@ batch_column(const SsBulk *bulk, const Expr *expr)
 	return var->varattno - 1;
 }
 
+static bool
+is_volatile_user_function(Oid function, void *context)
+{
+	return function >= FirstNormalObjectId && func_volatile(function) == PROVOLATILE_VOLATILE;
+}
+
+/* Could an expression tell whether the rows before its own are in the table? */
+static bool
+may_look_at_table(Node *expr, void *context)
+{
+	if (expr == NULL)
+		return false;
+	return check_functions_in_node(expr, is_volatile_user_function, context) ||
+		   expression_tree_walker(expr, may_look_at_table, context);
+}
+
+static bool
+checks_look_at_table(Relation rel)
+{
+	const TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+	{
+		if (may_look_at_table(stringToNode(constr->check[i].ccbin), NULL))
+			return true;
+	}
+	return false;
+}
+
 /* Turn the plan's target list into fills; false if it holds what we cannot evaluate alone. */
 static bool
 build_fills(SsBulk *bulk, Relation rel, List *tlist)
@@ -186,7 +227,8 @@ build_fills(SsBulk *bulk, Relation rel, List *tlist)
 		}
 		if (IsA(entry->expr, Const) && ((Const *) entry->expr)->constisnull)
 			continue; /* dropped, generated, or without a default */
-		if (contain_var_clause((Node *) entry->expr) || contain_subplans((Node *) entry->expr))
+		if (contain_var_clause((Node *) entry->expr) || contain_subplans((Node *) entry->expr) ||
+			may_look_at_table((Node *) entry->expr, NULL))
 			return false;
 		fill->expr = copyObject(entry->expr);
 	}
@@ -204,7 +246,7 @@ build_kept(SsBulk *bulk, Relation rel, List *tlist)
 		MemoryContextDelete(bulk->kept);
 	bulk->kept = AllocSetContextCreate(bulk->cxt, "streamsink bulk", ALLOCSET_DEFAULT_SIZES);
 	saved = MemoryContextSwitchTo(bulk->kept);
-	fits = build_fills(bulk, rel, tlist);
+	fits = build_fills(bulk, rel, tlist) && !checks_look_at_table(rel);
 	bulk->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	bulk->slots = palloc0_array(TupleTableSlot *, CHUNK_ROWS);
 	bulk->nslots = 0;
@@ -220,6 +262,10 @@ ss_bulk_fits(SsBulk *bulk, const CachedPlan *plan)
 	Relation rel;
 	bool	 fits;
 
+#ifdef STREAMSINK_TEST
+	if (!ss_bulk_allowed)
+		return false;
+#endif
 	fits = list_length(plan->stmt_list) == 1 &&
 		   is_bare_insert(linitial_node(PlannedStmt, plan->stmt_list), target, &tlist);
 	if (fits)
@@ -229,10 +275,10 @@ ss_bulk_fits(SsBulk *bulk, const CachedPlan *plan)
 		if (fits && bulk->plan_number != (uint64) plan->generation + 1)
 		{
 			bulk->plan_number = 0;
-			fits = build_kept(bulk, rel, tlist);
-			if (fits)
-				bulk->plan_number = (uint64) plan->generation + 1;
+			bulk->fits = build_kept(bulk, rel, tlist);
+			bulk->plan_number = (uint64) plan->generation + 1;
 		}
+		fits = fits && bulk->fits;
 		table_close(rel, NoLock);
 	}
 	return fits;
@@ -297,7 +343,10 @@ complete_row(Insert *insert, TupleTableSlot *slot)
 
 	slot->tts_tableOid = RelationGetRelid(rel);
 	if (constr != NULL && constr->has_generated_stored)
+	{
 		ExecComputeStoredGenerated(insert->target, insert->estate, slot, CMD_INSERT);
+		insert->bytes += ExecFetchSlotHeapTuple(slot, false, NULL)->t_len; /* it has a copy of its own now */
+	}
 	if (constr != NULL)
 		ExecConstraints(insert->target, slot, insert->estate);
 	if (rel->rd_rel->relispartition)
@@ -413,7 +462,10 @@ ss_bulk_insert(SsBulk *bulk, const SsBatch *batch, SsRow *rows, int nrows, int *
 {
 	Insert insert = {0};
 
-	Assert(bulk->plan_number != 0);
+	Assert(bulk->plan_number != 0 && bulk->fits);
+#ifdef STREAMSINK_TEST
+	ss_bulk_tries++;
+#endif
 	PreventCommandIfReadOnly("INSERT");
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
@@ -437,4 +489,7 @@ ss_bulk_insert(SsBulk *bulk, const SsBatch *batch, SsRow *rows, int nrows, int *
 	UnregisterSnapshot(insert.estate->es_snapshot);
 	FreeExecutorState(insert.estate);
 	CommandCounterIncrement();
+#ifdef STREAMSINK_TEST
+	ss_bulk_rows += nrows;
+#endif
 }

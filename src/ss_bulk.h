@@ -33,4 +33,10 @@ extern bool ss_bulk_fits(SsBulk *bulk, const CachedPlan *plan);
  */
 extern void ss_bulk_insert(SsBulk *bulk, const SsBatch *batch, SsRow *rows, int nrows, int *row);
 
+#ifdef STREAMSINK_TEST
+extern uint64 ss_bulk_tries;   /* calls of ss_bulk_insert in this process */
+extern uint64 ss_bulk_rows;	   /* rows of those that went through */
+extern bool	  ss_bulk_allowed; /* false: nothing fits */
+#endif
+
 #endif /* SS_BULK_H */

@@ -16,18 +16,19 @@
 
 #include "ss_guc.h"
 
-int ss_guc_max_workers = 8;
-int ss_guc_max_pipelines = 128;
-int ss_guc_max_databases = 64;
-int ss_guc_discovery_interval = 1000;
-int ss_guc_block_time = 5000;
-int ss_guc_command_timeout = 15000;
-int ss_guc_backoff_max = 30000;
-int ss_guc_setup_retry = 30000;
-int ss_guc_batch_timeout = 300000;
-int ss_guc_sample_interval = 2000;
-int ss_guc_fold_rows = 256;
-int ss_guc_ledger_join_age = 600000;
+int	 ss_guc_max_workers = 8;
+int	 ss_guc_max_pipelines = 128;
+int	 ss_guc_max_databases = 64;
+int	 ss_guc_discovery_interval = 1000;
+int	 ss_guc_block_time = 5000;
+int	 ss_guc_command_timeout = 15000;
+int	 ss_guc_backoff_max = 30000;
+int	 ss_guc_setup_retry = 30000;
+int	 ss_guc_batch_timeout = 300000;
+int	 ss_guc_sample_interval = 2000;
+int	 ss_guc_fold_rows = 256;
+int	 ss_guc_ledger_join_age = 600000;
+bool ss_guc_bulk_insert = true;
 
 static void
 define_int(const char *name, const char *description, const char *more,
@@ -70,6 +71,10 @@ ss_guc_init(void)
 			   "Sets the age from which neighbouring intervals of settled entries may be joined.",
 			   "They are joined when Redis holds nothing between them.",
 			   &ss_guc_ledger_join_age, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);
+	DefineCustomBoolVariable("streamsink.bulk_insert",
+							 "Inserts rows by the page where the generated INSERT does nothing else.",
+							 "Off: the statement is executed always, and seen by extensions that watch statements.",
+							 &ss_guc_bulk_insert, ss_guc_bulk_insert, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

@@ -17,7 +17,8 @@ extern int ss_guc_batch_timeout;	  /* ms one batch may take, 0: no limit */
 extern int ss_guc_sample_interval;	  /* ms between samples of stream lengths and lag */
 extern int ss_guc_fold_rows;		  /* log rows that start a fold of the ledger */
 
-extern int ss_guc_ledger_join_age; /* ms since two settled intervals before they may be joined */
+extern int	ss_guc_ledger_join_age; /* ms since two settled intervals before they may be joined */
+extern bool ss_guc_bulk_insert;		/* past the statement where that means the same */
 
 /* Define all of them; called from _PG_init.  Reserves the prefix. */
 extern void ss_guc_init(void);

@@ -6,7 +6,8 @@
  *	  COUNT is per key, so keys times COUNT stays within the budget.  Own
  *	  pending entries come first.  Then streams whose last reply was full, a few
  *	  at a time with a large COUNT each: long runs of one stream make short
- *	  ledgers.  At least every SWEEP_MS all others get their turn.
+ *	  ledgers.  Between them the others get their turn, so often that each one
+ *	  has it about every ROTATION_MS, however many there are.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -15,8 +16,9 @@
 
 #include "ss_pump.h"
 
-#define SWEEP_MS	 50
-#define HOT_SHARE	 100 /* entries a hot stream is asked for, at least, if the budget allows */
+#define SWEEP_MS	 50	  /* at most between two commands for those that are not hot */
+#define ROTATION_MS	 1000 /* for all commands that name each of them once */
+#define HOT_SHARE	 100  /* entries a hot stream is asked for, at least, if the budget allows */
 #define MAX_HOT_KEYS 16
 
 bool
@@ -116,6 +118,15 @@ has_cold(const SsPump *pump)
 	return false;
 }
 
+/* Is it time for the streams that are not hot? */
+static bool
+sweep_is_due(const SsPump *pump, TimestampTz now)
+{
+	int commands = pump->nstreams / SS_STREAM_MAX_KEYS + 1;
+
+	return TimestampDifferenceExceeds(pump->swept_at, now, Min(SWEEP_MS, ROTATION_MS / commands)) && has_cold(pump);
+}
+
 bool
 ss_rotation_choose(SsPump *pump, bool idle)
 {
@@ -133,8 +144,7 @@ ss_rotation_choose(SsPump *pump, bool idle)
 	if (pump->nread == 0)
 	{
 		pump->read_pending = false;
-		if (!idle &&
-			!(TimestampDifferenceExceeds(pump->swept_at, now, SWEEP_MS) && has_cold(pump)))
+		if (!idle && !sweep_is_due(pump, now))
 			pump->nread = choose_hot(pump, Min(MAX_HOT_KEYS, Max(1, entries / HOT_SHARE)));
 		if (pump->nread == 0)
 		{

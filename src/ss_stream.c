@@ -14,6 +14,13 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+/*
+ * A full reply tells that there is more, unless one or two entries are full
+ * and they are fresh.
+ */
+#define HOT_COUNT 16
+#define RECENT_MS 1000
+
 /* The arguments of one command under construction. */
 typedef struct Arguments
 {
@@ -190,6 +197,16 @@ parse_entry(const SsReply *reply, SsBatch *batch, SsStream *stream, const char *
 		stream->delivered = id;
 }
 
+/* By its id, made at most RECENT_MS before or after now (the clocks may differ)? */
+static bool
+is_recent(SsEntryId id, TimestampTz now)
+{
+	TimestampTz made = ss_entryid_time(id);
+
+	return made >= TimestampTzPlusMilliseconds(now, -RECENT_MS) &&
+		   made <= TimestampTzPlusMilliseconds(now, RECENT_MS);
+}
+
 int
 ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
 					 bool pending, int count, SsBatch *batch)
@@ -253,7 +270,8 @@ ss_stream_parse_read(const SsReply *reply, SsStream **streams, int nstreams,
 		}
 		else
 		{
-			stream->hot = (entries->n == count);
+			stream->hot = entries->n == count &&
+						  (count >= HOT_COUNT || !is_recent(batch->entries[batch->nentries - 1].id, now));
 			stream->active_at = now;
 		}
 	}

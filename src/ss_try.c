@@ -36,6 +36,7 @@
 #include "utils/snapmgr.h"
 
 #include "ss_bulk.h"
+#include "ss_guc.h"
 #include "ss_try.h"
 
 /* kB of rows that stay in memory for one execution; what is above spills to disk. */
@@ -155,7 +156,7 @@ insert_in_bulk(Try *try, int first, int count)
 	CachedPlan *plan;
 	bool		fits = false;
 
-	if (writer->bulk == NULL)
+	if (writer->bulk == NULL || !ss_guc_bulk_insert)
 		return false;
 	ss_plan_register(writer->mapping, NULL, count); /* it is planned, not read */
 	plan = ss_plan_cached(ss_plan_insert(writer->plans, NULL));

@@ -160,7 +160,7 @@ write_isolated(Isolation *isolation, int first, int count)
 
 		if (n == 1)
 			refuse_row(isolation, first++, error);
-		else if (failed_row >= 0)
+		else if (failed_row >= 0 && decision == SS_ERROR_REFUSE) /* time and memory end at any row */
 		{
 			suspect = first + failed_row;
 			size = Max(1, failed_row * 2);
