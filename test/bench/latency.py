@@ -9,7 +9,8 @@ from servers import anonymous_kb
 
 LATENCY_TABLE = """CREATE TABLE sensor_readings (id bigserial PRIMARY KEY, timestamp timestamptz NOT NULL, device_id varchar(100) NOT NULL,
     sensor_type varchar(100) NOT NULL, value double precision NOT NULL, metadata jsonb, created_at timestamptz DEFAULT now(), sent bigint)"""
-PAUSE = 0.0002  # seconds between two looks at the table; it counts as latency
+PAUSE = 0.0002   # seconds between two looks at the table; it counts as latency
+STALL_US = 5000  # a pause that took longer: the machine did not run what wanted to run
 
 
 def percentile(ordered, share):
@@ -17,8 +18,9 @@ def percentile(ordered, share):
 
 
 def watch(bench, producer, entries):
-    """Microseconds from sending to seeing, of every row."""
+    """(seen, microseconds from sending to seeing) of every row, and when this process itself did not run though it wanted to."""
     late = []
+    pauses = []
     last = 0
     with bench.postgres.connection.cursor() as cursor:
         # a table without statistics: only the index finds the new rows without reading the old ones
@@ -29,14 +31,23 @@ def watch(bench, producer, entries):
             rows = cursor.fetchall()
             seen = time.time_ns() // 1000
             for row_id, sent in rows:
-                late.append(seen - sent)
+                late.append((seen, seen - sent))
             if rows:
                 last = rows[-1][0]
             elif producer.poll() is not None and producer.returncode != 0:
                 raise RuntimeError("feed failed")
+            before = time.time_ns() // 1000
             time.sleep(PAUSE)
+            after = time.time_ns() // 1000
+            if after - before > STALL_US:
+                pauses.append((before, after))
         cursor.execute("DEALLOCATE look; RESET enable_seqscan; RESET enable_bitmapscan; RESET enable_sort")
-    return late
+    return late, pauses
+
+
+def outside(late, pauses):
+    """The latencies of rows that were not under way while the machine stood still."""
+    return sorted(took for seen, took in late if not any(seen - took < end and begin < seen for begin, end in pauses))
 
 
 def latency(bench, rate, entries, streams=1):
@@ -61,14 +72,17 @@ def latency(bench, rate, entries, streams=1):
 
     producer = subprocess.Popen([*feed, str(rate), str(entries)], stdout=subprocess.PIPE, text=True)
     try:
-        late = sorted(watch(bench, producer, entries))
+        rows, pauses = watch(bench, producer, entries)
     finally:
         produced, _ = producer.communicate(timeout=60)
     took = json.loads(produced)["seconds"]
     if took > 1.1 * entries / rate + 1:
         raise RuntimeError("the producer was too slow for %d entries a second: %.1f s" % (rate, took))
     cases.finish(bench, "live", source, stream, group, entries)
-    return {"rate": rate, "streams": streams, "entries": entries, "p50_ms": percentile(late, 0.5) / 1000,
+    late = sorted(took for _, took in rows)
+    running = outside(rows, pauses)
+    return {"paused_ms": sum(end - begin for begin, end in pauses) / 1000,
+            "running_p99_ms": percentile(running, 0.99) / 1000 if running else None, "rate": rate, "streams": streams, "entries": entries, "p50_ms": percentile(late, 0.5) / 1000,
             "p99_ms": percentile(late, 0.99) / 1000, "p999_ms": percentile(late, 0.999) / 1000, "max_ms": late[-1] / 1000}
 
 

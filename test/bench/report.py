@@ -7,6 +7,7 @@ NOTES
 """
 
 import argparse
+import os
 import sys
 
 from results import BASES, GROUPS, ResultsError, load, per_entry, throughput
@@ -153,11 +154,13 @@ def latency_blocks(results):
     if not results.rates:
         return [("heading", "Latency"), ("text", "Not measured.")]
     rows = [[number(streams), number(rate)] + [with_spread(results.latency(streams, rate, field))
-                                               for field in ("p50_ms", "p99_ms", "p999_ms", "max_ms")]
+                                               for field in ("p50_ms", "p99_ms", "p999_ms", "max_ms", "paused_ms", "running_p99_ms")]
             for streams, rate in results.rates]
     return [("heading", "Latency"),
-            ("text", "Milliseconds; median of the rounds (lowest–highest)."),
-            ("table", ["Streams", "Entries/s", "p50", "p99", "p99.9", "Max"], rows)]
+            ("text", "Milliseconds from XADD to a row that another session sees; median of the measurements (lowest–highest). "
+             "Paused: how long the measuring process itself, which sleeps 0.2 ms at a time, was not run for more than 5 ms: "
+             "that of the machine, whatever runs on it. The last column leaves out the entries that were under way then."),
+            ("table", ["Streams", "Entries/s", "p50", "p99", "p99.9", "Max", "Paused", "p99 without"], rows)]
 
 
 def evenly(items, count):
@@ -233,21 +236,28 @@ def plain(blocks):
     return "\n\n".join(write[kind](*content) for kind, *content in blocks) + "\n"
 
 
-def markdown(blocks):
+def pictures(prefix):
+    """Links to the plots that are there, beside the Markdown file."""
+    names = [f"{prefix}-{name}.svg" for name in ("throughput", "latency")]
+    return [f"![{name}]({os.path.basename(name)})" for name in names if os.path.exists(name)]
+
+
+def markdown(blocks, plots):
     write = {"heading": lambda text: f"## {text}", "text": str, "table": markdown_table}
-    return "\n\n".join(["# Benchmark", INTRO] + [write[kind](*content) for kind, *content in blocks]) + "\n"
+    return "\n\n".join(["# Benchmark", INTRO] + [write[kind](*content) for kind, *content in blocks] + plots) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description="Show a result file of the benchmark.")
     parser.add_argument("results", metavar="RESULTS.json")
     parser.add_argument("--markdown", metavar="OUT.md", help="write Markdown too")
+    parser.add_argument("--plots", metavar="PREFIX", help="link plot.py's PREFIX-throughput.svg and -latency.svg, which are beside it")
     arguments = parser.parse_args()
     try:
         blocks = report_blocks(load(arguments.results))
         if arguments.markdown:
             with open(arguments.markdown, "w", encoding="utf-8") as file:
-                file.write(markdown(blocks))
+                file.write(markdown(blocks, pictures(arguments.plots) if arguments.plots else []))
     except (ResultsError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,8 @@ LISTS = {
              "cpu_seconds": "measure?", "redis_cpu_seconds": "measure?", "private_kb": "measure?",
              "wal_bytes": "measure?", "commits": "measure?"},
     "latency": {"rate": "positive", "streams": "count", "round": "count", "entries": "count", "p50_ms": "measure",
-                "p99_ms": "measure", "p999_ms": "measure", "max_ms": "measure"},
+                "p99_ms": "measure", "p999_ms": "measure", "max_ms": "measure", "paused_ms": "measure?",
+                "running_p99_ms": "measure?"},
     "memory": {"entries": "count", "private_kb": "measure"},
     "skipped": {"case": "text", "title": "text", "reason": "text"},
 }
@@ -89,7 +90,7 @@ def check_list(raw, name):
 def add_defaults(raw):
     """What a file may leave out: latency is that of one stream."""
     if isinstance(raw, dict) and isinstance(raw.get("latency"), list):
-        latency = [{"streams": 1, **item} if isinstance(item, dict) else item for item in raw["latency"]]
+        latency = [{"streams": 1, "paused_ms": None, "running_p99_ms": None, **item} if isinstance(item, dict) else item for item in raw["latency"]]
         return {**raw, "latency": latency}
     return raw
 
