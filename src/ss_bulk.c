@@ -1,22 +1,14 @@
 /*
  * ss_bulk.c
  *	  Rows straight into a plain table by the table access method's
- *	  multi-insert, where that is all that the generated INSERT would do.
+ *	  multi-insert, where that is all that the generated INSERT would do (ss_bulkfit.c).
  *
  * NOTES
  *	  What it saves over executing the statement: a tuplestore, a second
  *	  forming of each tuple, one WAL record and one buffer lock for each row.
  *
- *	  Whether it may is not guessed from catalogs.  The INSERT is planned as
- *	  ever, and only if the plan is a bare ModifyTable over a scan of batch does
- *	  its meaning equal ours: a rule, view, policy (row-level security) or an
- *	  extension that takes inserts over (hypertables) shows in it.  What does
- *	  not show are triggers, and partitions below: those are looked at.
- *
  *	  Columns that batch has no value for are filled by the expressions that
- *	  stand in the plan's target list.  A volatile function of the user's may
- *	  look into the table: where one is called while a row is made or checked, the
- *	  row before it must be in already, and that is the statement's way.
+ *	  stand in the plan's target list.
  *
  *	  Tuples are handed over in chunks.  An index entry that fails names its
  *	  row; so does a constraint, before anything is inserted.
@@ -28,10 +20,7 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -39,14 +28,13 @@
 #include "executor/nodeModifyTable.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
-#include "parser/parsetree.h"
 #include "utils/datum.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "ss_bulk.h"
+#include "ss_bulkfit.h"
 
 #define CHUNK_ROWS	1000
 #define CHUNK_BYTES (1024 * 1024) /* of by-reference values */
@@ -111,49 +99,6 @@ ss_bulk_create(const SsMapping *mapping, MemoryContext cxt)
 
 /* ---- may we? ---- */
 
-/* A scan of batch, perhaps with a projection on top; its target list in *tlist. */
-static bool
-reads_batch(const Plan *plan, List **tlist)
-{
-	*tlist = plan->targetlist;
-	return IsA(plan, NamedTuplestoreScan) && plan->qual == NIL && plan->initPlan == NIL;
-}
-
-static bool
-is_bare_insert(const PlannedStmt *stmt, Oid target, List **tlist)
-{
-	const ModifyTable	*modify = (const ModifyTable *) stmt->planTree;
-	const RangeTblEntry *rte;
-
-	if (stmt->commandType != CMD_INSERT || !IsA(modify, ModifyTable) || stmt->hasModifyingCTE ||
-		stmt->subplans != NIL || modify->plan.initPlan != NIL)
-		return false;
-	if (modify->operation != CMD_INSERT || list_length(modify->resultRelations) != 1 ||
-		modify->withCheckOptionLists != NIL || modify->returningLists != NIL || modify->rowMarks != NIL ||
-		modify->onConflictAction != ONCONFLICT_NONE || modify->rootRelation != 0)
-		return false;
-	rte = rt_fetch(linitial_int(modify->resultRelations), stmt->rtable);
-	return rte->rtekind == RTE_RELATION && rte->relid == target && reads_batch(outerPlan(&modify->plan), tlist);
-}
-
-/* What the plan does not show: only AFTER ROW triggers, which look at rows when they are in. */
-static bool
-takes_plain_rows(Relation rel)
-{
-	const TriggerDesc *triggers = rel->trigdesc;
-	TupleDesc		   desc = RelationGetDescr(rel);
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relam != HEAP_TABLE_AM_OID ||
-		rel->rd_rel->relhassubclass)
-		return false;
-	if (triggers != NULL &&
-		(triggers->trig_insert_before_row || triggers->trig_insert_instead_row ||
-		 triggers->trig_insert_before_statement || triggers->trig_insert_after_statement ||
-		 triggers->trig_insert_new_table))
-		return false;
-	return !ss_compat_has_virtual_columns(desc);
-}
-
 /* The batch column that an expression is, or -1. */
 static int
 batch_column(const SsBulk *bulk, const Expr *expr)
@@ -164,35 +109,6 @@ batch_column(const SsBulk *bulk, const Expr *expr)
 		var->varattno > ss_mapping_ncolumns(bulk->mapping))
 		return -1;
 	return var->varattno - 1;
-}
-
-static bool
-is_volatile_user_function(Oid function, void *context)
-{
-	return function >= FirstNormalObjectId && func_volatile(function) == PROVOLATILE_VOLATILE;
-}
-
-/* Could an expression tell whether the rows before its own are in the table? */
-static bool
-may_look_at_table(Node *expr, void *context)
-{
-	if (expr == NULL)
-		return false;
-	return check_functions_in_node(expr, is_volatile_user_function, context) ||
-		   expression_tree_walker(expr, may_look_at_table, context);
-}
-
-static bool
-checks_look_at_table(Relation rel)
-{
-	const TupleConstr *constr = RelationGetDescr(rel)->constr;
-
-	for (int i = 0; constr != NULL && i < constr->num_check; i++)
-	{
-		if (may_look_at_table(stringToNode(constr->check[i].ccbin), NULL))
-			return true;
-	}
-	return false;
 }
 
 /* Turn the plan's target list into fills; false if it holds what we cannot evaluate alone. */
@@ -228,7 +144,7 @@ build_fills(SsBulk *bulk, Relation rel, List *tlist)
 		if (IsA(entry->expr, Const) && ((Const *) entry->expr)->constisnull)
 			continue; /* dropped, generated, or without a default */
 		if (contain_var_clause((Node *) entry->expr) || contain_subplans((Node *) entry->expr) ||
-			may_look_at_table((Node *) entry->expr, NULL))
+			ss_bulkfit_looks((Node *) entry->expr))
 			return false;
 		fill->expr = copyObject(entry->expr);
 	}
@@ -246,7 +162,7 @@ build_kept(SsBulk *bulk, Relation rel, List *tlist)
 		MemoryContextDelete(bulk->kept);
 	bulk->kept = AllocSetContextCreate(bulk->cxt, "streamsink bulk", ALLOCSET_DEFAULT_SIZES);
 	saved = MemoryContextSwitchTo(bulk->kept);
-	fits = build_fills(bulk, rel, tlist) && !checks_look_at_table(rel);
+	fits = build_fills(bulk, rel, tlist) && ss_bulkfit_rows(rel);
 	bulk->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	bulk->slots = palloc0_array(TupleTableSlot *, CHUNK_ROWS);
 	bulk->nslots = 0;
@@ -267,11 +183,11 @@ ss_bulk_fits(SsBulk *bulk, const CachedPlan *plan)
 		return false;
 #endif
 	fits = list_length(plan->stmt_list) == 1 &&
-		   is_bare_insert(linitial_node(PlannedStmt, plan->stmt_list), target, &tlist);
+		   ss_bulkfit_plan(linitial_node(PlannedStmt, plan->stmt_list), target, &tlist);
 	if (fits)
 	{
 		rel = table_open(target, NoLock);
-		fits = takes_plain_rows(rel);
+		fits = ss_bulkfit_relation(rel);
 		if (fits && bulk->plan_number != (uint64) plan->generation + 1)
 		{
 			bulk->plan_number = 0;

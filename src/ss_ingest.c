@@ -133,7 +133,7 @@ drain(SsPump *pump, int64 max_batches, SsCounters *total)
 			settle_and_commit(pump, total);
 	}
 	ss_pump_acknowledge(pump, true);
-	while (ss_ledger_fold(pump->run->pipeline->id, 1000, 0) > 0)
+	while (ss_ledger_fold(pump->run->pipeline->id, 1000, 0, NULL) > 0)
 		SPI_commit();
 	SPI_commit();
 }

@@ -176,7 +176,7 @@ join_proven(SsPump *pump, const Candidates *candidates, int n)
 	StartTransactionCommand();
 	if (ss_catalog_try_lock(pipeline->id, AccessShareLock) &&
 		ss_catalog_is_current(pipeline) &&
-		ss_ledger_fold(pipeline->id, FOLD_ROWS, 0) >= 0)
+		ss_ledger_fold(pipeline->id, FOLD_ROWS, 0, NULL) >= 0)
 	{
 		for (int i = 0; i < n; i++)
 			(void) ss_ledger_join(pipeline->id, candidates[i].stream->id, candidates[i].gaps, candidates[i].n);

@@ -84,9 +84,10 @@ extern void ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstream
  * insert together.  One folder per pipeline at a time: returns -1 at once if
  * another one holds the lock, else the number of log rows folded.  Stops after max_rows log rows, or earlier
  * (never before the first) when they hold max_intervals (0: very many): 0 says that the log is empty.
+ * *all, unless NULL, tells whether it came to the end of the log.
  * A caller that takes the fence takes it first.
  */
-extern int ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals);
+extern int ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals, bool *all);
 
 /* The folder's lock, until the transaction ends: without waiting (false if another one holds it), or waiting. */
 extern bool ss_ledger_lock(int32 pipeline_id);

@@ -102,7 +102,7 @@ streamsink_test_ledger_replace(PG_FUNCTION_ARGS)
 Datum
 streamsink_test_ledger_fold(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32(ss_ledger_fold(PG_GETARG_INT32(0), PG_GETARG_INT32(1), 0));
+	PG_RETURN_INT32(ss_ledger_fold(PG_GETARG_INT32(0), PG_GETARG_INT32(1), 0, NULL));
 }
 
 /* (pipeline) */

@@ -113,6 +113,7 @@ typedef struct LogRead
 	int				 capacity;
 	int				 max;
 	size_t			 max_intervals;
+	bool			 cut; /* there may be more */
 } LogRead;
 
 static bool
@@ -131,7 +132,8 @@ read_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 		read->places = repalloc_huge(read->places, sizeof(ItemPointerData) * (Size) read->capacity);
 	}
 	read->places[read->n++] = tuple->t_self;
-	return read->n < read->max && read->set.n < read->max_intervals;
+	read->cut = read->n >= read->max || read->set.n >= read->max_intervals;
+	return !read->cut;
 }
 
 /* Fold sorted intervals of some streams. */
@@ -161,7 +163,7 @@ fold_intervals(int32 pipeline_id, const SsIntervals *set)
 }
 
 int
-ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals)
+ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals, bool *all)
 {
 	MemoryContext fold_cxt;
 	MemoryContext saved;
@@ -171,6 +173,8 @@ ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals)
 
 	read.max_intervals = max_intervals > 0 ? Min(max_intervals, MAX_FOLD_INTERVALS) : MAX_FOLD_INTERVALS;
 
+	if (all != NULL)
+		*all = false;
 	if (!ss_ledger_lock(pipeline_id))
 		return -1;
 	if (max_rows <= 0)
@@ -192,6 +196,8 @@ ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals)
 	UnregisterSnapshot(snapshot);
 	ss_ledgerscan_close(&log);
 	CommandCounterIncrement();
+	if (all != NULL)
+		*all = !read.cut;
 
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(fold_cxt);

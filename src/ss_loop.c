@@ -54,6 +54,7 @@
 #define FOLD_STEP		 500	/* intervals folded at a time */
 #define FOLD_PAUSE		 5		/* times as long as a step took there is none */
 #define FOLD_BEHIND		 16		/* times fold_rows: then all is folded at once */
+#define FOLD_BUSY_MS	 100	/* somebody else folds: no look before */
 #define MAX_WAITING_ACKS 100000 /* entries whose acknowledgement may wait for a flush */
 
 static TimeoutId   deadline_timeout;
@@ -242,45 +243,57 @@ settle(SsPump *pump, SsLoopEnd *end)
 /* When the ledger's log is folded next. */
 typedef struct FoldPace
 {
-	int			log_rows; /* written since it was last seen empty */
+	int			log_rows; /* written by us since the log was last seen empty; others write too */
+	bool		draining; /* a step left some of it */
 	TimestampTz emptied_at;
-	TimestampTz next_at; /* after a step that left some of it */
+	TimestampTz next_at; /* not before */
 } FoldPace;
 
 /*
- * Fold the ledger's log now and then; another worker of the pipeline may be at
- * it.  In steps, with pauses between them: thousands of streams make it long, and
- * batches must not wait for all of it.
+ * Fold the ledger's log now and then, until it is empty; another worker of the
+ * pipeline may be at it.  In steps, with pauses between them: thousands of streams
+ * make it long, and batches must not wait for all of it, unless it grows faster
+ * than that.
  */
 static void
 fold_if_due(const SsPipeline *pipeline, FoldPace *pace)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz end;
-	int			folded;
 	int			most = ss_guc_fold_rows * FOLD_BEHIND;
 	bool		behind = pace->log_rows >= most;
+	bool		all;
+	int			folded;
 
-	if (pace->log_rows == 0 || (now < pace->next_at && !behind) ||
-		(pace->log_rows < ss_guc_fold_rows && !TimestampDifferenceExceeds(pace->emptied_at, now, FOLD_IDLE_MS)))
+	if (now < pace->next_at ||
+		(!pace->draining && pace->log_rows < ss_guc_fold_rows &&
+		 (pace->log_rows == 0 || !TimestampDifferenceExceeds(pace->emptied_at, now, FOLD_IDLE_MS))))
 		return;
 	StartTransactionCommand();
-	folded = ss_ledger_fold(pipeline->id, most, behind ? 0 : FOLD_STEP);
+	folded = ss_ledger_fold(pipeline->id, most, behind ? 0 : FOLD_STEP, &all);
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 
 	end = GetCurrentTimestamp();
-	if (folded >= most)
-		return; /* and again */
-	if (folded > 0 && folded < pace->log_rows)
+	if (folded < 0)
+		pace->next_at = TimestampTzPlusMilliseconds(end, FOLD_BUSY_MS);
+	else if (all)
 	{
-		pace->log_rows -= folded;
-		pace->next_at = end + (end - now) * FOLD_PAUSE;
-		return;
+		pace->log_rows = 0;
+		pace->draining = false;
+		pace->emptied_at = end;
+		pace->next_at = 0;
 	}
-	pace->log_rows = folded > 0 ? 1 : 0; /* there may be others' */
-	pace->emptied_at = end;
-	pace->next_at = 0;
+	else
+	{
+		/* once behind, it is until the log is empty */
+		pace->draining = true;
+		if (!behind)
+		{
+			pace->log_rows = Max(pace->log_rows - folded, 0);
+			pace->next_at = end + (end - now) * FOLD_PAUSE;
+		}
+	}
 }
 
 /* The batch is complete: by number, by bytes, or because it may not wait longer. */

@@ -64,6 +64,7 @@ typedef struct SsPump
 	bool		ahead;		 /* the next read is for the batch after this one */
 	Size		reply_limit; /* bytes of memory a batch's replies may take */
 	TimestampTz swept_at;
+	bool		swept; /* the last read was for streams that are not hot */
 
 	/* when the periodic tasks are due */
 	TimestampTz scan_due;

@@ -363,7 +363,7 @@ ss_redis_soak(SsRedis *redis)
 			break;
 		redis->received += (size_t) got;
 		if (redisReaderFeed(redis->reader, read_buffer, (size_t) got) != REDIS_OK)
-			fail_reply(redis, ERRCODE_OUT_OF_MEMORY, "Out of memory.");
+			break; /* out of memory; the reader will say so */
 	}
 }
 

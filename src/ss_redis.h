@@ -70,9 +70,8 @@ extern SsReply *ss_redis_poll(SsRedis *redis, SsArena *arena);
 
 /*
  * Take bytes of replies off the socket without parsing them, at most some
- * megabytes, so that Redis can send on while its client is busy.  Does not wait, and a
- * connection that fails is left for the next verb to report; ERROR only when
- * out of memory.
+ * megabytes, so that Redis can send on while its client is busy.  Neither waits
+ * nor throws: what fails is left for the next verb to report.
  */
 extern void ss_redis_soak(SsRedis *redis);
 

@@ -7,7 +7,7 @@
  *	  pending entries come first.  Then streams whose last reply was full, a few
  *	  at a time with a large COUNT each: long runs of one stream make short
  *	  ledgers.  Between them the others get their turn, so often that each one
- *	  has it about every ROTATION_MS, however many there are.
+ *	  has it about every ROTATION_MS, but never twice in a row.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -144,9 +144,10 @@ ss_rotation_choose(SsPump *pump, bool idle)
 	if (pump->nread == 0)
 	{
 		pump->read_pending = false;
-		if (!idle && !sweep_is_due(pump, now))
+		if (!idle && (pump->swept || !sweep_is_due(pump, now)))
 			pump->nread = choose_hot(pump, Min(MAX_HOT_KEYS, Max(1, entries / HOT_SHARE)));
-		if (pump->nread == 0)
+		pump->swept = (pump->nread == 0);
+		if (pump->swept)
 		{
 			/* An idle pump waits on as many keys as one command may name, whatever the budget: few of them will answer. */
 			pump->nread = choose_next(pump, idle ? SS_STREAM_MAX_KEYS : max_keys);

@@ -112,6 +112,7 @@ def run_case(results, todo, number):
         results["skipped"].append({"case": name, "title": title, "reason": measured["skipped"]})
         print("  %-48s skipped: %s" % (title, measured["skipped"]), flush=True)
         return
+    results["machine"].update(measured.pop("versions", {}))
     results["runs"].append({"case": name, "round": number, **measured})
     print("  %-48s %9s /s   (%.1f s in all)" % (title, format(round(measured["entries"] / measured["seconds"]), ","),
                                                 time.monotonic() - started), flush=True)

@@ -176,5 +176,5 @@ def rsyslog_case(bench):
         return result
     bench.check_rows(shapes.PLAIN, bench.entries)
     bench.drop_group(0, "bench", group)
-    return {"entries": result["entries"], "seconds": result["seconds"], "cpu_seconds": result["cpu_seconds"] + (result.get("backend_cpu_seconds") or 0), "private_kb": None,
+    return {"versions": result["versions"], "entries": result["entries"], "seconds": result["seconds"], "cpu_seconds": result["cpu_seconds"] + (result.get("backend_cpu_seconds") or 0), "private_kb": None,
             "commits": None, "redis_cpu_seconds": bench.redis.cpu() - redis_cpu, "wal_bytes": bench.postgres.wal() - wal}

@@ -238,8 +238,9 @@ def plain(blocks):
 
 def pictures(prefix):
     """Links to the plots that are there, beside the Markdown file."""
-    names = [f"{prefix}-{name}.svg" for name in ("throughput", "latency")]
-    return [f"![{name}]({os.path.basename(name)})" for name in names if os.path.exists(name)]
+    titles = {"throughput": "Throughput over batch size", "latency": "Latency over rate"}
+    return [f"![{title}]({os.path.basename(prefix)}-{name}.svg)" for name, title in titles.items()
+            if os.path.exists(f"{prefix}-{name}.svg")]
 
 
 def markdown(blocks, plots):

@@ -377,6 +377,25 @@ SELECT make('random'), make('random_left_out', 'only_n', target => 'random');
 SELECT * FROM both_ways('random', entries(4), '{at,r,id}');
 SELECT * FROM both_ways('random_left_out', entries(4), '{at,r,id}');
 
+-- a condition of a trigger that looks at what the row before left behind, a default with a domain's check
+CREATE TABLE conditional (id int GENERATED ALWAYS AS IDENTITY, n int);
+CREATE FUNCTION tell_id() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO log (what) VALUES ('id of entry ' || NEW.n);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER tell AFTER INSERT ON conditional FOR EACH ROW WHEN (NEW.id = currval('conditional_id_seq')) EXECUTE FUNCTION tell_id();
+SELECT make('conditional');
+SELECT * FROM both_ways('conditional', entries(5));
+CREATE DOMAIN small AS bigint CHECK (VALUE < 3);
+CREATE TABLE domain_default (n int, place small DEFAULT so_far());
+SELECT make('domain_default', 'only_n');
+SELECT * FROM both_ways('domain_default', entries(2));
+-- a function of the server's that looks
+CREATE TABLE harmful (n int, size bigint DEFAULT pg_relation_size('harmful'));
+SELECT make('harmful', 'only_n');
+SELECT * FROM both_ways('harmful', entries(5));
+
 -- ---------------------------------------------------------------------------
 -- What must not go in bulk
 -- ---------------------------------------------------------------------------

@@ -54,7 +54,10 @@ if ($producer == 0)
 sub query
 {
 	my ($sql) = @_;
-	my ($rc, $out) = $node->psql('postgres', $sql, timeout => 60);
+	my ($rc, $out);
+
+	# psql that finds no server may be gone before it is given the statement: IPC::Run dies of the broken pipe
+	eval { ($rc, $out) = $node->psql('postgres', $sql, timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
 	return defined $rc && $rc == 0 ? $out : undef;
 }
 
