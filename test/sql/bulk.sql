@@ -80,8 +80,8 @@ BEGIN
 		ELSE
 			pipeline := name;
 			written := (SELECT count(*) FROM unnest(outcomes) v WHERE v ~ '^\S+ written$');
-			SELECT CASE WHEN count(*) <= 12 THEN string_agg(split_part(v, ' ', 1), ' ') ELSE count(*)::text END, string_agg(DISTINCT split_part(v, ' ', 3), ' ')
-				INTO refused, codes FROM unnest(outcomes) v WHERE v ~ '^\S+ refused';
+			SELECT CASE WHEN count(*) <= 12 THEN string_agg(split_part(v, ' ', 1), ' ' ORDER BY place) ELSE count(*)::text END, string_agg(DISTINCT split_part(v, ' ', 3), ' ')
+				INTO refused, codes FROM unnest(outcomes) WITH ORDINALITY o (v, place) WHERE v ~ '^\S+ refused';
 			in_bulk := CASE WHEN went = 0 THEN 'none' WHEN went < written THEN 'some' ELSE 'all' END; -- of tries that failed, too
 			raised := error;
 		END IF;
