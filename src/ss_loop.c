@@ -253,24 +253,26 @@ typedef struct FoldPace
  * Fold the ledger's log now and then, until it is empty; another worker of the
  * pipeline may be at it.  In steps, with pauses between them: thousands of streams
  * make it long, and batches must not wait for all of it, unless it grows faster
- * than that.
+ * than that.  An idle worker, which looks here seldom, takes what it can.
  */
 static void
-fold_if_due(const SsPipeline *pipeline, FoldPace *pace)
+fold_if_due(const SsPump *pump, FoldPace *pace)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz end;
-	int			most = ss_guc_fold_rows * FOLD_BEHIND;
-	bool		behind = pace->log_rows >= most;
-	bool		all;
-	int			folded;
+	const SsPipeline *pipeline = pump->run->pipeline;
+	bool			  idle = pump->batch->nentries == 0 && ss_pump_is_quiet(pump);
+	TimestampTz		  now = GetCurrentTimestamp();
+	TimestampTz		  end;
+	int				  most = ss_guc_fold_rows * FOLD_BEHIND;
+	bool			  behind = pace->log_rows >= most;
+	bool			  all;
+	int				  folded;
 
 	if (now < pace->next_at ||
 		(!pace->draining && pace->log_rows < ss_guc_fold_rows &&
 		 (pace->log_rows == 0 || !TimestampDifferenceExceeds(pace->emptied_at, now, FOLD_IDLE_MS))))
 		return;
 	StartTransactionCommand();
-	folded = ss_ledger_fold(pipeline->id, most, behind ? 0 : FOLD_STEP, &all);
+	folded = ss_ledger_fold(pipeline->id, most, behind || idle ? 0 : FOLD_STEP, &all);
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 
@@ -372,7 +374,7 @@ ss_loop_run(SsPump *pump)
 			ss_pump_tasks(pump);
 			report_state(pump);
 		}
-		fold_if_due(pipeline, &pace);
+		fold_if_due(pump, &pace);
 		MemoryContextSwitchTo(turn);
 
 		if (!pump->reading)

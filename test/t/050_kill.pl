@@ -102,6 +102,8 @@ is($node->safe_psql('postgres', 'SELECT count(DISTINCT (device_id, sensor_type))
 is($node->safe_psql('postgres', 'SELECT count(*) FROM streamsink.dead_letters'), 0, 'no dead letters');
 is($redis->cli('EVAL', "local n = 0; for _, k in ipairs(redis.call('KEYS', 'mqtt_stream:*')) do n = n + redis.call('XPENDING', k, 'kill')[1] end; return n", 0),
 	0, 'nothing is pending');
+poll_until(sub { (query("SELECT count(*) FROM streamsink.ledger_log") // 1) == 0 }, "the ledger's log to be folded to its end, in steps");
+is($node->safe_psql('postgres', 'SELECT count(DISTINCT stream) FROM streamsink.ledger'), $streams, 'the folded ledger has every stream');
 
 $node->stop;
 done_testing;
