@@ -137,7 +137,7 @@ foreach (1 .. 2)
 	poll_until(sub { asked() > $questions }, 'Redis to be asked');
 	$intervals++;
 }
-is(ranges(), $intervals, 'without the marker nothing is joined');
+cmp_ok(ranges(), '>=', $intervals, 'without the marker nothing is joined'); # entries may come in two batches
 restart_pipeline();
 poll_until(sub { ranges() == $below + 1 }, 'joined again');
 pass('with the marker it is joined');
