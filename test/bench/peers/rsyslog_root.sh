@@ -1,12 +1,12 @@
 #!/bin/bash
 # rsyslog_root.sh DIR: make DIR a Debian 13 root folder with the rsyslog, imhiredis and ompgsql that rsyslog.py --root runs.
 #
-# Wants root, debootstrap and a Debian mirror (MIRROR, deb.debian.org by default). Does nothing where all is there; a half-made DIR is
+# Wants root, debootstrap and a Debian mirror (MIRROR, else the default of debootstrap). Does nothing where all is there; a half-made DIR is
 # refused. /proc is mounted in it only while packages are installed. Nothing is started in it.
 set -eu
 
 suite=trixie
-mirror=${MIRROR:-http://deb.debian.org/debian}
+mirror=${MIRROR:-}
 packages=(rsyslog rsyslog-hiredis rsyslog-pgsql)
 
 fail() { echo "rsyslog_root.sh: $*" >&2; exit 1; }
@@ -37,7 +37,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 mkdir -p "$dir"
-debootstrap --variant=minbase "$suite" "$dir" "$mirror"
+debootstrap --variant=minbase "$suite" "$dir" ${mirror:+"$mirror"}
 
 # debootstrap mounts /proc for its own time and leaves it behind in some surroundings: then it is taken away with ours.
 mountpoint -q "$dir/proc" || mount -t proc proc "$dir/proc"
