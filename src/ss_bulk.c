@@ -160,6 +160,7 @@ build_kept(SsBulk *bulk, Relation rel, List *tlist)
 
 	if (bulk->kept != NULL)
 		MemoryContextDelete(bulk->kept);
+	bulk->kept = NULL; /* making another one may fail */
 	bulk->kept = AllocSetContextCreate(bulk->cxt, "streamsink bulk", ALLOCSET_DEFAULT_SIZES);
 	saved = MemoryContextSwitchTo(bulk->kept);
 	fits = build_fills(bulk, rel, tlist) && ss_bulkfit_rows(rel);

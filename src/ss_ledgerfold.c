@@ -33,7 +33,8 @@
 /*
  * Which segments a new interval belongs to: all that its ids are in or next
  * to, or else the one before it (not if few come behind a last one that has
- * enough), or else the first.  *last below *first: none, a new one begins.  search is where to begin, and where the next one may.
+ * enough), or else the first.  *last below *first: none, a new one begins.
+ * search is where to begin, and where the next one may.
  */
 static void
 find_place(const SsSegmentList *list, const SsInterval *interval, bool few, int *search, int *first, int *last)

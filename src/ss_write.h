@@ -1,7 +1,7 @@
 /*
  * ss_write.h
- *	  Typed rows into the user's tables: one kept plan over the in-memory
- *	  relation "batch", whole first, then by halves.
+ *	  Typed rows into the user's tables: whole first, then the rows at fault
+ *	  are isolated.
  */
 #ifndef SS_WRITE_H
 #define SS_WRITE_H
