@@ -318,6 +318,7 @@ CREATE TABLE streamsink.stream (
 	incarnation int4                NOT NULL,
 	start_id    streamsink.entry_id NOT NULL,
 	found_at    timestamptz         NOT NULL,
+	foreign_consumers bool          NOT NULL DEFAULT false, -- others were seen reading in its group
 	CONSTRAINT stream_pkey PRIMARY KEY (id),
 	CONSTRAINT stream_name_key UNIQUE (pipeline, name, incarnation)
 ) USING heap;
@@ -490,6 +491,10 @@ CREATE FUNCTION streamsink.wait_until(name text, state text, timeout interval = 
 	AS 'MODULE_PATHNAME', 'streamsink_wait_until' LANGUAGE C VOLATILE;
 CREATE FUNCTION streamsink.wait_for(name text, timeout interval = '1 min') RETURNS bool
 	AS 'MODULE_PATHNAME', 'streamsink_wait_for' LANGUAGE C VOLATILE;
+CREATE FUNCTION streamsink.adopt(name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'streamsink_adopt' LANGUAGE C VOLATILE;
+CREATE FUNCTION streamsink.reconcile(name text) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'streamsink_reconcile' LANGUAGE C VOLATILE;
 CREATE FUNCTION streamsink.pipeline_def(name text, new_name text = NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'streamsink_pipeline_def' LANGUAGE C STABLE;
 CREATE FUNCTION streamsink.describe(name text,
@@ -546,6 +551,10 @@ COMMENT ON FUNCTION streamsink.wait_until(text, text, interval)
 	IS 'waits until a pipeline is in a state (stopped, starting, running, waiting, stopping, failed); false on time-out';
 COMMENT ON FUNCTION streamsink.wait_for(text, interval)
 	IS 'waits until everything that its streams hold at the call is settled and acknowledged; false on time-out';
+COMMENT ON FUNCTION streamsink.adopt(text)
+	IS 'takes over consumer groups that another database, system or pipeline marked as its own, after commit';
+COMMENT ON FUNCTION streamsink.reconcile(text)
+	IS 'compares what is settled with the streams and their consumer groups, and makes what is missing be read again; returns how many entries';
 COMMENT ON FUNCTION streamsink.pipeline_def(text, text)
 	IS 'the call of create_pipeline that makes a pipeline again, under a new name if one is given';
 COMMENT ON FUNCTION streamsink.describe(text)

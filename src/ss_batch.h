@@ -38,6 +38,8 @@ typedef struct SsStream
 	char		reason[128]; /* why it is set aside, or "" */
 	SsEntryId	join_after;	 /* gaps between settled intervals below it were tried */
 	TimestampTz join_again;	 /* when to begin again with the first one */
+	bool		foreign;	 /* consumers of others were seen in its group */
+	SsEntryId	passed;		 /* the group's last-delivered id when it was last looked at */
 } SsStream;
 
 typedef enum SsOutcome

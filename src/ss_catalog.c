@@ -48,6 +48,8 @@
 const char *const ss_catalog_on_conflict_words[] = {"error", "nothing", "update", NULL};
 const char *const ss_catalog_on_error_words[] = {"dead_letter", "stop", "discard", NULL};
 const char *const ss_catalog_growth_words[] = {"exponential", "linear", "constant", NULL};
+const char *const ss_catalog_replaced_words[] = {"stop", "follow", NULL};
+const char *const ss_catalog_lost_words[] = {"stop", "resume_after_last", "reread", NULL};
 
 typedef struct CachedRelation
 {
@@ -353,6 +355,18 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 	if (word < 0)
 		return NULL;
 	pipeline->retry_growth = (SsGrowth) word;
+
+	word = read_word(name, "on_replaced_stream", VALUE(on_replaced_stream), ss_catalog_replaced_words, elevel);
+	if (word < 0)
+		return NULL;
+	pipeline->on_replaced_stream = (SsOnReplaced) word;
+
+	word = SS_LOST_UNSET;
+	if (!IS_NULL(on_lost_group))
+		word = read_word(name, "on_lost_group", VALUE(on_lost_group), ss_catalog_lost_words, elevel);
+	if (word < SS_LOST_UNSET)
+		return NULL;
+	pipeline->on_lost_group = (SsOnLost) word;
 
 	pipeline->max_entry_bytes = DatumGetInt64(VALUE(max_entry_bytes));
 	pipeline->allow_inexact = DatumGetBool(VALUE(allow_inexact));

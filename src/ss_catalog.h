@@ -82,6 +82,8 @@ typedef enum SsPipelineColumn
 extern const char *const ss_catalog_on_conflict_words[];
 extern const char *const ss_catalog_on_error_words[];
 extern const char *const ss_catalog_growth_words[];
+extern const char *const ss_catalog_replaced_words[];
+extern const char *const ss_catalog_lost_words[];
 
 typedef enum SsOnConflict
 {
@@ -103,6 +105,22 @@ typedef enum SsGrowth
 	SS_GROWTH_LINEAR,
 	SS_GROWTH_CONSTANT
 } SsGrowth;
+
+/* What to do when a stream was deleted and made anew. */
+typedef enum SsOnReplaced
+{
+	SS_REPLACED_STOP,
+	SS_REPLACED_FOLLOW
+} SsOnReplaced;
+
+/* What to do when a consumer group is gone. */
+typedef enum SsOnLost
+{
+	SS_LOST_UNSET = -1, /* reread, unless others read in the group too: then stop */
+	SS_LOST_STOP,
+	SS_LOST_RESUME,
+	SS_LOST_REREAD
+} SsOnLost;
 
 /* A definition as C reads it.  Strings NULL where the column is. */
 typedef struct SsPipeline
@@ -132,6 +150,8 @@ typedef struct SsPipeline
 	int64		 retry_backoff_ms;
 	int64		 retry_backoff_max_ms;
 	SsGrowth	 retry_growth;
+	SsOnReplaced on_replaced_stream;
+	SsOnLost	 on_lost_group;
 	int64		 max_entry_bytes;
 	bool		 allow_inexact;
 	Jsonb		*settings; /* GUC name -> value, applied on every path */
@@ -149,7 +169,8 @@ typedef struct SsStreamRow
 	int32	  id;	/* streamsink.stream.id: what the ledger refers to */
 	char	 *name; /* the Redis key */
 	int32	  incarnation;
-	SsEntryId start; /* the group is made behind this id */
+	SsEntryId start;   /* the group is made behind this id */
+	bool	  foreign; /* consumers of others were seen in the group */
 } SsStreamRow;
 
 /*
@@ -251,6 +272,9 @@ extern void		 ss_catalog_deform(Relation rel, HeapTuple tuple, Datum *values, bo
  */
 extern void ss_catalog_set_enabled(int32 id, bool enabled, const char *failure);
 
+/* Bump the generation: the pipeline's workers begin anew at commit. */
+extern void ss_catalog_touch(int32 id);
+
 /*
  * Streams of a pipeline's current incarnation, as a List of SsStreamRow * in
  * CurrentMemoryContext, ordered by id.  Rows of earlier incarnations stay in
@@ -266,6 +290,13 @@ extern List *ss_catalog_streams(int32 pipeline_id);
  * 42704 if the pipeline is gone.
  */
 extern void ss_catalog_add_streams(int32 pipeline_id, List *rows);
+
+/*
+ * Change one stream, under the lock that adders take: its start, or that
+ * consumers of others were seen in its group.  Gone already is fine.
+ */
+extern void ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start);
+extern void ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id);
 
 /* Delete the streams of all incarnations; used by ss_catalog_delete. */
 extern void ss_catalog_delete_streams(int32 pipeline_id);

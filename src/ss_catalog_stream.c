@@ -37,7 +37,8 @@ enum
 	STREAM_incarnation,
 	STREAM_start_id,
 	STREAM_found_at,
-	STREAM_NCOLUMNS = STREAM_found_at
+	STREAM_foreign_consumers,
+	STREAM_NCOLUMNS = STREAM_foreign_consumers
 };
 
 /* The incarnation a pipeline has now, or -1 if it is gone. */
@@ -96,6 +97,7 @@ read_streams(Relation rel, int32 pipeline_id, int32 incarnation)
 		memcpy(&row->start,
 			   DatumGetPointer(heap_getattr(tuple, STREAM_start_id, desc, &isnull)),
 			   sizeof(SsEntryId));
+		row->foreign = DatumGetBool(heap_getattr(tuple, STREAM_foreign_consumers, desc, &isnull));
 		rows = lappend(rows, row);
 	}
 	systable_endscan(scan);
@@ -138,6 +140,7 @@ insert_stream(Relation rel, CatalogIndexState indexes, int32 pipeline_id, SsStre
 	values[STREAM_incarnation - 1] = Int32GetDatum(row->incarnation);
 	values[STREAM_start_id - 1] = EntryIdPGetDatum(&row->start);
 	values[STREAM_found_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[STREAM_foreign_consumers - 1] = BoolGetDatum(false);
 
 	tuple = heap_form_tuple(desc, values, nulls);
 	CatalogTupleInsertWithInfo(rel, tuple, indexes);
@@ -234,6 +237,54 @@ ss_catalog_add_streams(int32 pipeline_id, List *rows)
 	hash_destroy(known);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
+}
+
+/* Replace one column of one stream. */
+static void
+update_stream(int32 pipeline_id, int32 stream_id, int column, Datum value)
+{
+	Relation	rel = ss_catalog_open("stream", RowExclusiveLock, false);
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData key;
+	Snapshot	snapshot;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	LockDatabaseObject(ss_catalog_relation("pipeline", false), (Oid) pipeline_id, 1,
+					   ExclusiveLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyInit(&key, STREAM_id, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(stream_id));
+	scan = systable_beginscan(rel, ss_catalog_relation("stream_pkey", false), true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum	 *values = palloc0_array(Datum, desc->natts);
+		bool	 *nulls = palloc0_array(bool, desc->natts);
+		bool	 *replace = palloc0_array(bool, desc->natts);
+		HeapTuple changed;
+
+		values[column - 1] = value;
+		replace[column - 1] = true;
+		changed = heap_modify_tuple(tuple, desc, values, nulls, replace);
+		CatalogTupleUpdate(rel, &tuple->t_self, changed);
+		heap_freetuple(changed);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+void
+ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start)
+{
+	update_stream(pipeline_id, stream_id, STREAM_start_id, EntryIdPGetDatum(&start));
+}
+
+void
+ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id)
+{
+	update_stream(pipeline_id, stream_id, STREAM_foreign_consumers, BoolGetDatum(true));
 }
 
 void

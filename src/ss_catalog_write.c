@@ -193,6 +193,22 @@ ss_catalog_update(int32 id, const Datum *new_values, const bool *new_nulls, cons
 }
 
 void
+ss_catalog_touch(int32 id)
+{
+	Relation  rel = ss_catalog_open("pipeline", RowExclusiveLock, false);
+	Datum	  values[SS_PIPELINE_NCOLUMNS];
+	bool	  nulls[SS_PIPELINE_NCOLUMNS];
+	bool	  replace[SS_PIPELINE_NCOLUMNS] = {false};
+	HeapTuple tuple = find_for_update(rel, id, values, nulls);
+
+	SET(generation, Int64GetDatum(DatumGetInt64(values[SS_PIPELINE_generation - 1]) + 1));
+	replace[SS_PIPELINE_generation - 1] = true;
+	store_row(rel, tuple, values, nulls, replace);
+	table_close(rel, NoLock);
+	notify_shared_memory(id);
+}
+
+void
 ss_catalog_set_enabled(int32 id, bool enabled, const char *failure)
 {
 	Relation  rel = ss_catalog_open("pipeline", RowExclusiveLock, false);

@@ -35,6 +35,7 @@
 #include "ss_outbox.h"
 #include "ss_server.h"
 #include "ss_shmem.h"
+#include "ss_stream.h"
 #include "ss_worker.h"
 
 /* What is read at once. */
@@ -50,6 +51,9 @@
 /* Replies are short: a status, an id, a number or an error. */
 #define MAX_REPLY_BYTES (64 * 1024)
 
+/* ... but a group may have many consumers. */
+#define MAX_CONSUMER_BYTES (16 * 1024 * 1024)
+
 /* A command of the outbox: its words, then the row's name, then its arguments. */
 typedef struct Command
 {
@@ -57,13 +61,14 @@ typedef struct Command
 	const char *words[2]; /* the second may be NULL */
 	int			min_args;
 	bool		removes; /* what is gone already is as good as removed */
+	bool		markers; /* one for each marker that is found */
 } Command;
 
 static const Command commands[] = {
-	{"xadd", {"XADD", NULL}, 3, false},
-	{"publish", {"PUBLISH", NULL}, 1, false},
-	{"group_destroy", {"XGROUP", "DESTROY"}, 1, true},
-	{"marker_delete", {"XGROUP", "DELCONSUMER"}, 2, true},
+	{"xadd", {"XADD", NULL}, 3, false, false},
+	{"publish", {"PUBLISH", NULL}, 1, false, false},
+	{"group_destroy", {"XGROUP", "DESTROY"}, 1, true, false},
+	{"marker_delete", {"XGROUP", "DELCONSUMER"}, 2, true, true},
 };
 
 /* A server as one role reaches it. */
@@ -258,6 +263,13 @@ is_gone(const SsReply *reply)
 		   strncmp(reply->str, no_key, sizeof(no_key) - 1) == 0;
 }
 
+/* Is there no such stream or group? */
+static bool
+is_missing(const SsReply *reply)
+{
+	return is_gone(reply) || strstr(reply->str, "no such key") != NULL;
+}
+
 /* Would every command fail like this now, whatever its key? */
 static bool
 is_servers_fault(const SsReply *reply)
@@ -266,6 +278,41 @@ is_servers_fault(const SsReply *reply)
 
 	return sqlstate == ERRCODE_CANNOT_CONNECT_NOW || sqlstate == ERRCODE_INVALID_PASSWORD ||
 		   ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
+}
+
+/* Remove the consumers of a group whose names begin as the row says; they have nothing pending. */
+static const SsReply *
+delete_markers(Courier *courier, Channel *channel, const SsOutboxRow *row)
+{
+	const char	   *argv[5] = {"XINFO", "CONSUMERS", row->name, row->args[0]};
+	size_t			lengths[5] = {5, 9, strlen(row->name), row->arglens[0]};
+	SsConsumerInfo *consumers;
+	SsReply		   *reply;
+	SsArena			arena;
+	int				n;
+
+	open_channel(courier, channel);
+	ss_arena_init(&arena, courier->work, MAX_CONSUMER_BYTES);
+	reply = ss_redis_call(channel->redis, &arena, 4, argv, lengths);
+	if (reply->type == SS_REPLY_ERROR && !is_missing(reply))
+		return reply;
+	n = ss_stream_parse_consumers(reply, &consumers);
+	for (int i = 0; i < n; i++)
+	{
+		if (consumers[i].name_len < row->arglens[1] ||
+			memcmp(consumers[i].name, row->args[1], row->arglens[1]) != 0)
+			continue;
+		argv[0] = "XGROUP";
+		argv[1] = "DELCONSUMER";
+		argv[4] = consumers[i].name;
+		lengths[0] = strlen(argv[0]);
+		lengths[1] = strlen(argv[1]);
+		lengths[4] = consumers[i].name_len;
+		reply = ss_redis_call(channel->redis, &arena, 5, argv, lengths);
+		if (reply->type == SS_REPLY_ERROR && !is_gone(reply))
+			return reply;
+	}
+	return NULL;
 }
 
 /* Send one row's command and wait for the answer: NULL if it is done, else the error reply. */
@@ -325,7 +372,10 @@ try_row(Courier *courier, Channel *channel, const SsOutboxRow *row)
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(courier->work);
-		refused = send_row(courier, channel, command, row);
+		if (command->markers)
+			refused = delete_markers(courier, channel, row);
+		else
+			refused = send_row(courier, channel, command, row);
 	}
 	PG_CATCH();
 	{

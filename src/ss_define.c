@@ -57,9 +57,6 @@ static void check_key(SsDefinition *def, const Argument *argument, Datum *value)
 static void check_start(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_settings(SsDefinition *def, const Argument *argument, Datum *value);
 
-static const char *const replaced_words[] = {"stop", "follow", NULL};
-static const char *const lost_words[] = {"stop", "resume_after_last", "reread", NULL};
-
 #define REQUIRED SS_ARGUMENT_REQUIRED
 #define NULLABLE SS_ARGUMENT_NULLABLE
 #define MAPPING	 SS_ARGUMENT_MAPPING
@@ -99,8 +96,8 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(trim_after, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(claim_idle, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
-	ARGUMENT(on_replaced_stream, TEXTOID, "stop", LATER, check_word, .words = replaced_words),
-	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE | LATER, check_word, .words = lost_words),
+	ARGUMENT(on_replaced_stream, TEXTOID, "stop", 0, check_word, .words = ss_catalog_replaced_words),
+	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE, check_word, .words = ss_catalog_lost_words),
 	ARGUMENT(max_entry_bytes, INT8OID, "67108864", 0, check_integer, 1024, INT64CONST(536870912)),
 	ARGUMENT(ledger_retention, INTERVALOID, "7 days", LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(allow_inexact, BOOLOID, "false", MAPPING),

@@ -76,7 +76,7 @@ add_rows(SsPump *pump, List *rows)
 
 	foreach(cell, rows)
 		ids[i++] = ((SsStreamRow *) lfirst(cell))->id;
-	ss_ledger_highs(pump->run->pipeline->id, ids, n, highs);
+	ss_ledger_highs(pump->run->pipeline->id, ids, n, highs, NULL);
 
 	saved = MemoryContextSwitchTo(pump->cxt);
 	i = 0;
@@ -97,6 +97,7 @@ add_rows(SsPump *pump, List *rows)
 		stream->id = row->id;
 		stream->incarnation = row->incarnation;
 		stream->start = row->start;
+		stream->foreign = row->foreign;
 		stream->high = highs[at];
 		stream->limit = SS_ENTRYID_MAX;
 		if (pump->nstreams == pump->streams_capacity)
@@ -328,7 +329,7 @@ ss_discover_prepare(SsPump *pump)
 			continue;
 		due[n++] = pump->streams[i];
 	}
-	ss_group_prepare(pump->redis, pump->run->pipeline, pump->run->tmpl->single, due, n);
+	ss_group_prepare(pump, due, n);
 	for (int i = 0; i < n; i++)
 	{
 		if (!due[i]->prepared)

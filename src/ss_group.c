@@ -1,27 +1,30 @@
 /*
  * ss_group.c
- *	  Consumer groups and their markers.
+ *	  Consumer groups: made, recognised as ours, refused, repaired.
  *
  * NOTES
  *	  A group and its marker consumer are made in one MULTI, so that a group
  *	  with our settled entries but without our marker was touched by somebody.
- *	  A group that is gone is made again where the pipeline began: everything
- *	  comes once more and the ledger drops what is settled, which is slower than
- *	  guessing a position and cannot lose anything.
+ *	  What is found decides (ss_findings.c); what that takes is done here, for
+ *	  many streams at once where it is usual, one by one where it is not.
+ *
+ *	  A group that is gone is made again at the end of what is settled without
+ *	  a hole; what comes once more behind that, the ledger drops.
  */
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "access/xlog.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#include "ss_guc.h"
+#include "ss_fault.h"
+#include "ss_findings.h"
 #include "ss_group.h"
-
-#define MARKER_PREFIX "streamsink:marker:"
+#include "ss_guc.h"
+#include "ss_reconcile.h"
 
 /* Streams asked about in one pipeline of commands. */
 #define CHUNK 100
@@ -29,221 +32,412 @@
 /* Bytes the replies about one stream may take. */
 #define INFO_LIMIT ((Size) 512 * 1024 * 1024)
 
-/* What is known of a stream while it is prepared. */
-typedef struct Finding
-{
-	bool key_exists;
-	bool make_group;
-	bool make_marker;
-} Finding;
-
-void
-ss_group_marker_name(const SsPipeline *pipeline, char *buf, size_t len)
-{
-	/* consumer is "streamsink:<identity>" */
-	snprintf(buf, len, MARKER_PREFIX "%s:" UINT64_FORMAT ":%u:%d",
-			 pipeline->consumer + strlen("streamsink:"),
-			 GetSystemIdentifier(), MyDatabaseId, pipeline->incarnation);
-}
+/* Settled intervals that are followed to find where a lost group is made again. */
+#define MAX_RUN 10000
 
 static void
-set_aside(SsStream *stream, SsStreamState state, const char *reason)
+set_aside(SsStream *stream, SsStreamState state, const char *reason, long probe_ms)
 {
 	stream->prepared = false;
 	stream->state = state;
-	strlcpy(stream->reason, reason ? reason : "", sizeof(stream->reason));
-	stream->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ss_guc_setup_retry);
+	strlcpy(stream->reason, reason, sizeof(stream->reason));
+	stream->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), probe_ms);
 }
 
 static SsReply *
-next_reply(SsRedis *redis, SsArena *arena)
+next_reply(SsPump *pump, SsArena *arena)
 {
-	return ss_redis_receive(redis, arena, 0, PG_WAIT_EXTENSION);
+	return ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION);
 }
 
-/* Is a marker that is not ours among the consumers?  *ours is set when our own is. */
-static bool
-has_foreign_marker(const SsConsumerInfo *consumers, int n, const char *marker, bool *ours)
+/* Highest settled ids and their hashes as they are now; those in memory may be old. */
+static void
+load_highs(SsPump *pump, SsStream **streams, int n, uint64 *hashes)
 {
-	bool foreign = false;
+	MemoryContext saved = CurrentMemoryContext;
+	int32		 *ids = palloc_array(int32, n + 1);
+	SsEntryId	 *highs = palloc_array(SsEntryId, n + 1);
 
-	*ours = false;
 	for (int i = 0; i < n; i++)
-	{
-		if (strncmp(consumers[i].name, MARKER_PREFIX, strlen(MARKER_PREFIX)) != 0)
-			continue;
-		if (strcmp(consumers[i].name, marker) == 0)
-			*ours = true;
-		else
-			foreign = true;
-	}
-	return foreign;
+		ids[i] = streams[i]->id;
+	if (!pump->session)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	ss_ledger_highs(pump->run->pipeline->id, ids, n, highs, hashes);
+	if (!pump->session)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	for (int i = 0; i < n; i++)
+		streams[i]->high = highs[i];
+	pfree(ids);
+	pfree(highs);
 }
 
-/* Decide about one stream from the three replies; true if something must be made. */
-static bool
-examine(const SsPipeline *pipeline, bool single, SsStream *stream, const char *marker,
-		const SsReply *info_reply, const SsReply *groups_reply, const SsReply *consumers_reply,
-		Finding *finding)
+/* ---- a lost group ---- */
+
+/*
+ * Where a lost group is made again: behind the settled intervals, from the
+ * start position on, as long as nothing is in the stream between them.
+ */
+static SsEntryId
+end_of_first_run(SsPump *pump, const SsStream *stream)
 {
-	SsStreamInfo	info;
-	SsGroupInfo		group;
-	SsConsumerInfo *consumers;
-	int				nconsumers;
-	SsStreamState	state = SS_STREAM_OK;
-	bool			ours;
-	bool			has_settled = ss_entryid_compare(stream->high, SS_ENTRYID_MIN) > 0;
+	MemoryContext	  work = AllocSetContextCreate(CurrentMemoryContext, "streamsink first run", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext	  saved = MemoryContextSwitchTo(work);
+	SsEntryId		  end = stream->start;
+	const SsInterval *intervals;
+	SsArena			  arena;
+	int				  n;
 
-	memset(finding, 0, sizeof(*finding));
-	finding->key_exists = ss_stream_parse_info(info_reply, &info, &state);
-	if (!finding->key_exists)
+	if (!pump->session)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(work);
+	n = ss_ledger_intervals(ss_ledger_load(pump->run->pipeline->id, &stream->id, 1), stream->id, &intervals);
+	if (!pump->session)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(work);
+
+	for (int i = 0; i < Min(n, MAX_RUN); i++)
 	{
-		/* What holds settled entries and is gone may come back as another stream: do not make it ourselves. */
-		if (state == SS_STREAM_MISSING && single && !has_settled)
+		SsEntryId  before;
+		SsEntryId *ids;
+
+		if (ss_entryid_compare(intervals[i].last, end) <= 0)
+			continue;
+		(void) ss_entryid_previous(intervals[i].first, &before);
+		if (ss_entryid_compare(before, end) > 0)
 		{
-			finding->make_group = true;
-			return true;
+			ss_arena_init(&arena, work, INFO_LIMIT);
+			ss_stream_append_between(pump->redis, stream, end, before, 1);
+			if (ss_stream_parse_ids(next_reply(pump, &arena), &ids) > 0)
+				break;
 		}
-		set_aside(stream, state, state == SS_STREAM_MISSING ? "there is no such key" : "the key does not hold a stream");
+		end = intervals[i].last;
+	}
+	MemoryContextSwitchTo(saved);
+	MemoryContextDelete(work);
+	return end;
+}
 
-		/* Its producer may make it any moment; among many streams the look for new ones will see it. */
-		if (state == SS_STREAM_MISSING)
-			stream->probe_at = single ?
-								   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ss_guc_discovery_interval) :
-								   DT_NOEND;
-		return false;
-	}
-	if (ss_entryid_compare(info.last_generated, stream->high) < 0)
-	{
-		set_aside(stream, SS_STREAM_WENT_BACK,
-				  "its last id is below the highest settled one: Redis lost entries, or the stream was deleted and made anew");
-		return false;
-	}
-	if (!ss_stream_parse_groups(groups_reply, pipeline->consumer_group, &group, &state))
-	{
-		set_aside(stream, state, "it vanished while it was looked at");
-		return false;
-	}
-	if (!group.exists)
-	{
-		if (has_settled)
-			ereport(WARNING,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("consumer group \"%s\" of stream \"%s\" was lost and is made again",
-							pipeline->consumer_group, stream->name),
-					 errdetail("Its entries are delivered once more; those settled before are dropped.")));
-		finding->make_group = true;
-		return true;
-	}
+/* Decide about a group that is gone although entries were settled; false: the stream is set aside. */
+static bool
+settle_lost_group(SsPump *pump, SsStream *stream, SsFinding *finding)
+{
+	const SsPipeline *pipeline = pump->run->pipeline;
+	SsOnLost		  policy = pipeline->on_lost_group;
+	char			  position[SS_ENTRYID_MAXLEN];
 
-	nconsumers = ss_stream_parse_consumers(consumers_reply, &consumers);
-	if (has_foreign_marker(consumers, nconsumers, marker, &ours))
+	if (policy == SS_LOST_UNSET)
+		policy = stream->foreign ? SS_LOST_STOP : SS_LOST_REREAD;
+	if (policy == SS_LOST_STOP)
 	{
 		set_aside(stream, SS_STREAM_SET_ASIDE,
-				  "its consumer group belongs to another streamsink pipeline");
+				  "its consumer group was lost: set on_lost_group to reread or resume_after_last", ss_guc_setup_retry);
 		return false;
 	}
-	if (!ours)
+	finding->position = policy == SS_LOST_RESUME ? stream->high : end_of_first_run(pump, stream);
+	finding->make_group = true;
+	ss_entryid_print(finding->position, position);
+	ereport(WARNING,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("consumer group \"%s\" of stream \"%s\" was lost and is made again at %s",
+					pipeline->consumer_group, stream->name, position),
+			 policy == SS_LOST_RESUME ?
+				 errdetail("Entries before that which were not settled are left out, because on_lost_group is \"resume_after_last\".") :
+				 errdetail("Entries behind that are delivered once more; those settled before are dropped.")));
+	return true;
+}
+
+/* ---- one stream with something unusual ---- */
+
+/*
+ * What was settled is not in the stream as it was: cut the ledger, or see
+ * that it is another stream.  False: the stream is set aside, or tried again.
+ */
+static bool
+settle_doubt(SsPump *pump, SsStream *stream, SsFinding *finding)
+{
+	SsTrace trace;
+
+	ss_verify_trace(pump, stream, &finding->info, &trace);
+	if (trace.verdict == SS_VERIFY_STRANGE && !finding->ours)
 	{
-		if (has_settled)
-			ereport(WARNING,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("the marker of consumer group \"%s\" of stream \"%s\" was missing and is made again",
-							pipeline->consumer_group, stream->name)));
-		finding->make_marker = true;
+		finding->replaced = true;
 		return true;
 	}
-	stream->prepared = true;
+
+	/* It was deleted: servers before Redis 7 do not tell that. */
+	if (finding->info.entries_added < 0 && ss_entryid_compare(trace.keep, stream->high) >= 0 &&
+		ss_entryid_compare(trace.doubtful, SS_ENTRYID_MIN) == 0)
+		return true;
+	if (ss_verify_cut(pump, stream, &trace))
+		return true;
+	if (stream->state == SS_STREAM_OK)
+		stream->probe_at = 0; /* the pipeline was changed: its worker leaves */
+	else
+		set_aside(stream, stream->state, pstrdup(stream->reason), ss_guc_setup_retry);
 	return false;
 }
 
-static void
-prepare_chunk(SsRedis *redis, const SsPipeline *pipeline, bool single,
-			  SsStream **streams, int nstreams, const char *marker, MemoryContext scratch)
+static bool
+settle_replaced(SsPump *pump, SsStream *stream, SsFinding *finding)
 {
-	SsStream *taken[CHUNK];
-	int		  ntaken = 0;
-	Finding	  findings[CHUNK];
-	SsArena	  arena;
-
-	for (int i = 0; i < nstreams; i++)
+	if (pump->run->pipeline->on_replaced_stream == SS_REPLACED_STOP)
 	{
-		ss_stream_append_info(redis, streams[i]);
-		ss_stream_append_groups(redis, streams[i]);
-		ss_stream_append_consumers(redis, streams[i], pipeline->consumer_group);
+		set_aside(stream, SS_STREAM_REPLACED,
+				  "another stream is there, without anything that was settled: see on_replaced_stream", ss_guc_setup_retry);
+		return false;
 	}
-	for (int i = 0; i < nstreams; i++)
+	if (!ss_verify_forget(pump, stream))
+		return false;
+	if (finding->group.exists)
+		finding->make_marker = true;
+	else
+		finding->make_group = true;
+	finding->position = SS_ENTRYID_MIN;
+	return true;
+}
+
+static bool
+is_outdated(const SsPump *pump)
+{
+	MemoryContext saved = CurrentMemoryContext;
+	bool		  result;
+
+	if (!pump->session)
+		StartTransactionCommand();
+	result = !ss_catalog_is_current(pump->run->pipeline);
+	if (!pump->session)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	return result;
+}
+
+/* Everything that is decided for one stream alone.  False: it cannot be read now. */
+static bool
+settle_unusual(SsPump *pump, SsStream *stream, SsFinding *finding)
+{
+	bool had_settled = ss_entryid_compare(stream->high, SS_ENTRYID_MIN) > 0;
+
+	/* a definition that was changed must not judge by what its successor left */
+	if (finding->ahead && is_outdated(pump))
+		return false;
+	if (finding->verdict == SS_VERIFY_DOUBT && !settle_doubt(pump, stream, finding))
+		return false;
+	if (finding->replaced)
+		return settle_replaced(pump, stream, finding);
+	if (!finding->group.exists && had_settled)
+		return settle_lost_group(pump, stream, finding);
+	if (finding->make_marker && had_settled && finding->marker[0] == '\0')
+		ereport(WARNING,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the marker of consumer group \"%s\" of stream \"%s\" was missing and is made again",
+						pump->run->pipeline->consumer_group, stream->name)));
+	return true;
+}
+
+/* ---- making groups and markers ---- */
+
+static void
+append_changes(SsPump *pump, SsStream *stream, const SsFinding *finding, const char *marker)
+{
+	const char *group = pump->run->pipeline->consumer_group;
+
+	if (finding->make_group)
+		ss_stream_append_create(pump->redis, stream, group, finding->position, marker, finding->mkstream);
+	else if (finding->make_marker)
 	{
-		SsReply *info;
-		SsReply *groups;
-		SsReply *consumers;
+		ss_stream_append_createconsumer(pump->redis, stream, group, marker);
+		if (finding->marker[0] != '\0')
+			ss_stream_append_delconsumer(pump->redis, stream, group, finding->marker);
+	}
+	if (finding->set_position)
+		ss_stream_append_setid(pump->redis, stream, group, finding->info.last_generated);
+}
+
+/* Take the replies to append_changes.  True if our marker has to be taken out of somebody else's group. */
+static bool
+take_changes(SsPump *pump, SsStream *stream, const SsFinding *finding, SsArena *arena)
+{
+	SsReply *reply = NULL;
+	bool	 intruded = false;
+
+	if (finding->make_group)
+	{
+		for (int i = 0; i < SS_STREAM_CREATE_REPLIES; i++)
+		{
+			reply = next_reply(pump, arena);
+			if (i < SS_STREAM_CREATE_REPLIES - 1 && reply->type == SS_REPLY_ERROR)
+				ss_reply_raise(reply, "XGROUP");
+		}
+		/* Made by somebody else at this moment: it is looked at again, and not marked as ours before. */
+		stream->prepared = ss_stream_parse_create(reply, &intruded);
+	}
+	else if (finding->make_marker)
+	{
+		ss_reply_expect(next_reply(pump, arena), SS_REPLY_INTEGER, 0, "XGROUP CREATECONSUMER");
+		if (finding->marker[0] != '\0')
+			ss_reply_expect(next_reply(pump, arena), SS_REPLY_INTEGER, 0, "XGROUP DELCONSUMER");
+		stream->prepared = true;
+	}
+	else
+		stream->prepared = true;
+	if (finding->set_position)
+	{
+		(void) ss_reply_expect(next_reply(pump, arena), SS_REPLY_STATUS, 0, "XGROUP SETID");
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("consumer group \"%s\" stood behind the end of stream \"%s\" and is set to its end",
+						pump->run->pipeline->consumer_group, stream->name)));
+	}
+	return intruded;
+}
+
+/* ---- many streams ---- */
+
+static void
+ask_about(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, SsFinding *findings, MemoryContext scratch)
+{
+	const char *group = pump->run->pipeline->consumer_group;
+	SsArena		arena;
+
+	for (int i = 0; i < n; i++)
+	{
+		ss_stream_append_info(pump->redis, streams[i]);
+		ss_stream_append_groups(pump->redis, streams[i]);
+		ss_stream_append_consumers(pump->redis, streams[i], group);
+		ss_stream_append_one(pump->redis, streams[i], streams[i]->high);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		SsReplies replies;
 
 		/* XINFO STREAM brings two entries whole: one stream's at a time */
 		ss_arena_init(&arena, scratch, INFO_LIMIT);
-		info = next_reply(redis, &arena);
-		groups = next_reply(redis, &arena);
-		consumers = next_reply(redis, &arena);
+		replies.info = next_reply(pump, &arena);
+		replies.groups = next_reply(pump, &arena);
+		replies.consumers = next_reply(pump, &arena);
+		replies.newest = next_reply(pump, &arena);
 		streams[i]->state = SS_STREAM_OK;
 		streams[i]->reason[0] = '\0';
-		(void) examine(pipeline, single, streams[i], marker, info, groups, consumers, &findings[i]);
+		ss_findings_examine(pump, streams[i], hashes[i], &replies, &findings[i]);
+		if (findings[i].aside != SS_STREAM_OK)
+			set_aside(streams[i], findings[i].aside, findings[i].reason, findings[i].probe_ms);
 		MemoryContextReset(scratch);
 	}
-	ss_arena_init(&arena, scratch, 0);
-
-	for (int i = 0; i < nstreams; i++)
-	{
-		if (findings[i].make_group)
-			ss_stream_append_create(redis, streams[i], pipeline->consumer_group,
-									streams[i]->start, marker, single && !findings[i].key_exists);
-		else if (findings[i].make_marker)
-			ss_stream_append_createconsumer(redis, streams[i], pipeline->consumer_group, marker);
-	}
-	for (int i = 0; i < nstreams; i++)
-	{
-		if (findings[i].make_group)
-		{
-			SsReply *reply = NULL;
-			bool	 intruded;
-
-			for (int j = 0; j < SS_STREAM_CREATE_REPLIES; j++)
-			{
-				reply = next_reply(redis, &arena);
-				if (j < SS_STREAM_CREATE_REPLIES - 1 && reply->type == SS_REPLY_ERROR)
-					ss_reply_raise(reply, "XGROUP");
-			}
-			/* Made by somebody else at this moment: it is looked at again, and not marked as ours before. */
-			streams[i]->prepared = ss_stream_parse_create(reply, &intruded);
-			if (intruded)
-				taken[ntaken++] = streams[i];
-		}
-		else if (findings[i].make_marker)
-		{
-			ss_reply_expect(next_reply(redis, &arena), SS_REPLY_INTEGER, 0, "XGROUP CREATECONSUMER");
-			streams[i]->prepared = true;
-		}
-	}
-
-	/* Here the marker has nothing pending, and was not there before us. */
-	for (int i = 0; i < ntaken; i++)
-		ss_stream_append_delconsumer(redis, taken[i], pipeline->consumer_group, marker);
-	for (int i = 0; i < ntaken; i++)
-		(void) next_reply(redis, &arena);
 }
 
-void
-ss_group_prepare(SsRedis *redis, const SsPipeline *pipeline, bool single,
-				 SsStream **streams, int nstreams)
+/* A key without a stream: its producer may make it any moment; among many streams the look for new ones will see it. */
+static void
+wait_for_key(const SsPump *pump, SsStream *stream)
 {
-	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink groups", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext saved = MemoryContextSwitchTo(scratch);
-	char		  marker[160];
+	if (stream->state == SS_STREAM_MISSING && !pump->run->tmpl->single)
+		stream->probe_at = DT_NOEND;
+}
 
-	ss_group_marker_name(pipeline, marker, sizeof(marker));
-	for (int at = 0; at < nstreams; at += CHUNK)
+static void
+prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, const char *marker, MemoryContext scratch)
+{
+	const char	 *group = pump->run->pipeline->consumer_group;
+	SsFinding	 *findings = MemoryContextAllocZero(CurrentMemoryContext, sizeof(SsFinding) * n);
+	bool		 *intruded = MemoryContextAllocZero(CurrentMemoryContext, sizeof(bool) * n);
+	MemoryContext saved = MemoryContextSwitchTo(scratch);
+	SsArena		  arena;
+
+	ask_about(pump, streams, n, hashes, findings, scratch);
+	for (int i = 0; i < n; i++)
 	{
-		prepare_chunk(redis, pipeline, single, streams + at, Min(CHUNK, nstreams - at), marker, scratch);
+		if (findings[i].aside != SS_STREAM_OK)
+			wait_for_key(pump, streams[i]);
+		else if (findings[i].unusual && !settle_unusual(pump, streams[i], &findings[i]))
+			findings[i].aside = SS_STREAM_SET_ASIDE;
+		MemoryContextReset(scratch);
+	}
+
+	ss_arena_init(&arena, scratch, 0);
+	for (int i = 0; i < n; i++)
+		if (findings[i].aside == SS_STREAM_OK)
+			append_changes(pump, streams[i], &findings[i], marker);
+	SS_FAULT("group-made");
+	for (int i = 0; i < n; i++)
+		if (findings[i].aside == SS_STREAM_OK)
+			intruded[i] = take_changes(pump, streams[i], &findings[i], &arena);
+
+	/* Here the marker has nothing pending, and was not there before us. */
+	for (int i = 0; i < n; i++)
+		if (intruded[i])
+			ss_stream_append_delconsumer(pump->redis, streams[i], group, marker);
+	for (int i = 0; i < n; i++)
+		if (intruded[i])
+			(void) next_reply(pump, &arena);
+	MemoryContextReset(scratch);
+
+	for (int i = 0; i < n; i++)
+	{
+		SsStream  *stream = streams[i];
+		SsFinding *finding = &findings[i];
+
+		if (!stream->prepared)
+			continue;
+		stream->passed = finding->make_group ? finding->position : finding->group.last_delivered;
+		if (finding->set_position)
+			stream->passed = finding->info.last_generated;
+		if (finding->make_group || stream->foreign)
+			continue;
+		if (finding->all_gaps)
+			(void) ss_reconcile_stream(pump, stream, stream->start, stream->passed);
+		else if (ss_entryid_compare(stream->passed, stream->high) > 0 &&
+				 ss_entryid_compare(stream->passed, stream->start) > 0)
+			(void) ss_reconcile_stream(pump, stream,
+									   ss_entryid_compare(stream->high, stream->start) > 0 ? stream->high : stream->start,
+									   stream->passed);
 		MemoryContextReset(scratch);
 	}
 	MemoryContextSwitchTo(saved);
+	pfree(findings);
+	pfree(intruded);
+}
+
+void
+ss_group_prepare(SsPump *pump, SsStream **streams, int nstreams)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink groups", ALLOCSET_DEFAULT_SIZES);
+	uint64		 *hashes = palloc_array(uint64, nstreams + 1);
+	char		  marker[SS_MARKER_MAX];
+
+	ss_marker_name(pump->run->pipeline, marker);
+	load_highs(pump, streams, nstreams, hashes);
+	for (int at = 0; at < nstreams; at += CHUNK)
+	{
+		CHECK_FOR_INTERRUPTS();
+		prepare_chunk(pump, streams + at, Min(CHUNK, nstreams - at), hashes + at, marker, scratch);
+	}
+	pfree(hashes);
 	MemoryContextDelete(scratch);
+}
+
+void
+ss_group_watch(SsPump *pump, SsStream *stream, const SsStreamInfo *info, const SsGroupInfo *group,
+			   const SsConsumerInfo *consumers, int nconsumers)
+{
+	bool alone = !(pump->run->tmpl->single && pump->nshares > 1);
+	bool moved = false;
+
+	if (!stream->prepared || !group->exists)
+		return;
+	if (ss_findings_is_touched(pump->run->pipeline, consumers, nconsumers))
+		moved = true;
+
+	/* Behind the stream's end, new entries would not be given out; before, somebody else took what lies between. */
+	if (ss_entryid_compare(group->last_delivered, info->last_generated) > 0)
+		moved = true;
+	if (alone && !stream->foreign &&
+		ss_entryid_compare(group->last_delivered, stream->passed) > 0 &&
+		ss_entryid_compare(group->last_delivered, stream->delivered) > 0)
+		moved = true;
+	if (moved)
+	{
+		stream->prepared = false;
+		stream->probe_at = 0;
+	}
 }

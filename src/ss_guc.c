@@ -24,6 +24,7 @@ int	 ss_guc_block_time = 5000;
 int	 ss_guc_command_timeout = 15000;
 int	 ss_guc_backoff_max = 30000;
 int	 ss_guc_setup_retry = 30000;
+int	 ss_guc_failover_delay = 30000;
 int	 ss_guc_batch_timeout = 300000;
 int	 ss_guc_sample_interval = 2000;
 int	 ss_guc_fold_rows = 256;
@@ -57,6 +58,9 @@ ss_guc_init(void)
 	define_int("streamsink.setup_retry",
 			   "Sets the time between tries after an error that somebody has to mend.",
 			   NULL, &ss_guc_setup_retry, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS);
+	define_int("streamsink.failover_delay",
+			   "Sets how long the workers of a copy of this server must have been silent before those of this one take over.",
+			   NULL, &ss_guc_failover_delay, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS);
 	define_int("streamsink.batch_timeout",
 			   "Sets the longest time one batch may take.",
 			   "A batch that takes longer is tried again by halves. Zero turns the limit off.",

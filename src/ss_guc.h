@@ -12,6 +12,7 @@ extern int ss_guc_discovery_interval; /* ms between looks for new streams */
 extern int ss_guc_block_time;		  /* ms a read waits in Redis; at most 5000 */
 extern int ss_guc_command_timeout;	  /* ms a reply may take beyond that */
 extern int ss_guc_backoff_max;		  /* ms, the longest wait between tries (reconnect, restart) */
+extern int ss_guc_failover_delay;	  /* ms of silence of another server's workers before ours take over */
 extern int ss_guc_setup_retry;		  /* ms between tries after a set-up error */
 extern int ss_guc_batch_timeout;	  /* ms one batch may take, 0: no limit */
 extern int ss_guc_sample_interval;	  /* ms between samples of stream lengths and lag */

@@ -25,8 +25,8 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#include "ss_group.h"
 #include "ss_guc.h"
+#include "ss_marker.h"
 #include "ss_pump.h"
 
 /* Most work of one step. */
@@ -128,12 +128,12 @@ ask_all(SsPump *pump, Candidates *candidates)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink gaps", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	char		  marker[160];
+	char		  marker[SS_MARKER_MAX];
 	int			  size = 8;
 	int			  empty = 0;
 	bool		  going = true;
 
-	ss_group_marker_name(pump->run->pipeline, marker, sizeof(marker));
+	ss_marker_name(pump->run->pipeline, marker);
 	for (int at = 0; going && at < candidates->n;)
 	{
 		uint64 received = ss_redis_received(pump->redis);

@@ -59,7 +59,14 @@ typedef struct HighStream
 {
 	int32	  stream; /* hash key */
 	SsEntryId high;
+	uint64	  hash; /* 0: unknown, or not wanted */
 } HighStream;
+
+typedef struct HighRead
+{
+	HTAB *streams; /* of HighStream */
+	bool  hashes;  /* wanted */
+} HighRead;
 
 static HTAB *
 create_hash(const char *name, Size entry_size, int n)
@@ -312,71 +319,79 @@ ss_ledger_intervals(const SsSettled *settled, int32 stream, const SsInterval **i
 /* ---- highest ids ---- */
 
 static void
-raise_high(HTAB *highs, int32 stream, SsEntryId id)
+raise_high(HTAB *highs, int32 stream, SsEntryId id, uint64 hash)
 {
 	HighStream *high = hash_search(highs, &stream, HASH_FIND, NULL);
 
 	if (high != NULL && ss_entryid_compare(id, high->high) > 0)
+	{
 		high->high = id;
+		high->hash = hash;
+	}
 }
 
 /* The last segment holds it. */
 static bool
 raise_by_segment(HeapTuple tuple, TupleDesc desc, void *arg)
 {
+	HighRead   *read = arg;
 	SsLedgerRow row;
 
 	ss_ledgerrow_open(tuple, desc, &row);
-	raise_high((HTAB *) arg, row.stream, row.highest);
+	raise_high(read->streams, row.stream, row.highest, read->hashes ? ss_ledgerrow_last_hash(&row) : 0);
 	return false;
 }
 
 static bool
 raise_by_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 {
+	HighRead  *read = arg;
 	SsLogRow   row;
 	SsInterval interval;
 
 	ss_ledgerrow_open_log(tuple, desc, &row);
 	while (ss_ledgerrow_next(&row, &interval))
-		raise_high((HTAB *) arg, interval.stream, interval.last);
+		raise_high(read->streams, interval.stream, interval.last, interval.hash);
 	return true;
 }
 
 void
-ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high)
+ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high, uint64 *hash)
 {
-	HTAB		 *highs;
+	HighRead	  read = {.hashes = hash != NULL};
 	SsLedgerTable ledger;
 	Snapshot	  snapshot;
 
 	if (nstreams <= 0)
 		return;
 
-	highs = create_hash("streamsink highest ids", sizeof(HighStream), nstreams);
+	read.streams = create_hash("streamsink highest ids", sizeof(HighStream), nstreams);
 	ledger = ss_ledgerscan_open_streams(AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	for (int i = 0; i < nstreams; i++)
 	{
 		bool		found;
-		HighStream *stream = hash_search(highs, &streams[i], HASH_ENTER, &found);
+		HighStream *stream = hash_search(read.streams, &streams[i], HASH_ENTER, &found);
 
 		if (found)
 			continue;
 		stream->high = SS_ENTRYID_MIN;
-		ss_ledgerscan_visit(&ledger, streams[i], BackwardScanDirection, snapshot, raise_by_segment, highs);
+		stream->hash = 0;
+		ss_ledgerscan_visit(&ledger, streams[i], BackwardScanDirection, snapshot, raise_by_segment, &read);
 	}
-	visit_log(pipeline_id, snapshot, raise_by_log_row, highs);
+	visit_log(pipeline_id, snapshot, raise_by_log_row, &read);
 	UnregisterSnapshot(snapshot);
 	ss_ledgerscan_close(&ledger);
 
 	for (int i = 0; i < nstreams; i++)
 	{
-		HighStream *stream = hash_search(highs, &streams[i], HASH_FIND, NULL);
+		HighStream *stream = hash_search(read.streams, &streams[i], HASH_FIND, NULL);
 
 		high[i] = stream->high;
+		if (hash != NULL)
+			hash[i] = stream->hash;
 	}
-	hash_destroy(highs);
+	hash_destroy(read.streams);
 }
 
 /* ---- the folder's lock ---- */

@@ -75,9 +75,10 @@ extern Datum ss_ledger_multirange(const SsSettled *settled, int32 stream);
 
 /*
  * The highest settled ids of the given streams only (ids above need no
- * further look), cheaply: high[i] is 0-0 if nothing is settled.
+ * further look), cheaply: high[i] is 0-0 if nothing is settled.  hash, unless
+ * NULL, gets those of the entries, 0 if unknown.
  */
-extern void ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high);
+extern void ss_ledger_highs(int32 pipeline_id, const int32 *streams, int nstreams, SsEntryId *high, uint64 *hash);
 
 /*
  * Fold the log into the segments, in the current transaction: delete and

@@ -275,7 +275,7 @@ streamsink_test_ledger_highs(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < n; i++)
 		streams[i] = DatumGetInt32(members[i]);
-	ss_ledger_highs(PG_GETARG_INT32(0), streams, n, highs);
+	ss_ledger_highs(PG_GETARG_INT32(0), streams, n, highs, NULL);
 	for (int i = 0; i < n; i++)
 		members[i] = EntryIdPGetDatum(&highs[i]);
 	PG_RETURN_ARRAYTYPE_P(construct_array(members, n, ss_entryid_type(), sizeof(SsEntryId), false, TYPALIGN_DOUBLE));

@@ -191,6 +191,15 @@ ss_ledgerrow_count(const SsLedgerRow *row)
 	return size > ARR_OVERHEAD_NONULLS(1) ? (size - ARR_OVERHEAD_NONULLS(1)) / sizeof(int64) : 0;
 }
 
+uint64
+ss_ledgerrow_last_hash(const SsLedgerRow *row)
+{
+	size_t		 n = ss_ledgerrow_count(row);
+	const int64 *hashes = get_numbers(row, row->hashes, INT8OID, (uint32) n, "Its hashes are damaged.");
+
+	return n > 0 ? (uint64) hashes[n - 1] : 0;
+}
+
 Datum
 ss_ledgerrow_multirange(const SsInterval *intervals, size_t n)
 {

@@ -74,6 +74,9 @@ extern void ss_ledgerrow_read(const SsLedgerRow *row, SsIntervals *into);
 /* The number of its intervals, without reading them. */
 extern size_t ss_ledgerrow_count(const SsLedgerRow *row);
 
+/* The hash of its last interval. */
+extern uint64 ss_ledgerrow_last_hash(const SsLedgerRow *row);
+
 /* The same row of the ledger under another number. */
 extern HeapTuple ss_ledgerrow_renumber(HeapTuple tuple, TupleDesc desc, int32 segment);
 

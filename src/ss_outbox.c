@@ -221,6 +221,41 @@ ss_outbox_pending(void)
 	return found;
 }
 
+bool
+ss_outbox_holds_up(const char *pipeline)
+{
+	Relation	outbox = ss_catalog_open("outbox_queue", AccessShareLock, true);
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *system;
+	bool		found = false;
+
+	if (outbox == NULL)
+		return false;
+
+	system = system_identifier();
+	scan = systable_beginscan(outbox, InvalidOid, false, NULL, 0, NULL);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		TupleDesc desc = RelationGetDescr(outbox);
+		bool	  isnull;
+		Datum	  name = heap_getattr(tuple, OUTBOX_pipeline, desc, &isnull);
+		char	 *kind;
+
+		CHECK_FOR_INTERRUPTS();
+		if (isnull || strcmp(TextDatumGetCString(name), pipeline) != 0)
+			continue;
+		kind = TextDatumGetCString(heap_getattr(tuple, OUTBOX_kind, desc, &isnull));
+		found = (strcmp(kind, "marker_delete") == 0 || strcmp(kind, "group_destroy") == 0) &&
+				DatumGetInt32(heap_getattr(tuple, OUTBOX_attempts, desc, &isnull)) == 0 &&
+				is_ours(tuple, desc, system);
+	}
+	systable_endscan(scan);
+	table_close(outbox, AccessShareLock);
+	pfree(system);
+	return found;
+}
+
 /* ---- what became of a row ---- */
 
 /* Open the table and find one row by id; NULL with *outbox NULL if the extension is gone. */

@@ -12,7 +12,7 @@
 /*
  * Queue a command for a server under a role's user mapping.  kind is one of
  * "xadd" (name: stream; args: id, field, value, ...), "group_destroy" (name: stream; args: group),
- * "marker_delete" (name: stream; args: group, consumer), "publish" (name: channel; args: message).  Wakes the launcher at
+ * "marker_delete" (name: stream; args: group, what the consumers' names begin with), "publish" (name: channel; args: message).  Wakes the launcher at
  * commit.  pipeline may be NULL.  args are bytes for Redis (text in UTF-8), names are in server encoding.
  */
 extern void ss_outbox_add(const char *server, const char *role, const char *kind,
@@ -21,6 +21,12 @@ extern void ss_outbox_add(const char *server, const char *role, const char *kind
 
 /* Are there rows that may be carried out?  A held (restored) outbox does not count. */
 extern bool ss_outbox_pending(void);
+
+/*
+ * Are there commands about a pipeline's groups that were not tried yet?  Its
+ * workers wait for them: they were given before.
+ */
+extern bool ss_outbox_holds_up(const char *pipeline);
 
 /* A row as the courier needs it. */
 typedef struct SsOutboxRow

@@ -22,7 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "ss_define.h"
-#include "ss_group.h"
+#include "ss_marker.h"
 #include "ss_identity.h"
 #include "ss_outbox.h"
 #include "ss_probe.h"
@@ -288,12 +288,12 @@ text_differs(const SsDefinition *def, const Datum *values, int column)
 static void
 queue_removal(const SsPipeline *pipeline, bool drop_group)
 {
-	char		marker[256];
+	char		marker[SS_MARKER_MAX];
 	const char *args[2];
 	size_t		arglens[2];
 	ListCell   *lc;
 
-	ss_group_marker_name(pipeline, marker, sizeof(marker));
+	ss_marker_prefix(pipeline, marker);
 	args[0] = pipeline->consumer_group;
 	args[1] = marker;
 	arglens[0] = strlen(args[0]);

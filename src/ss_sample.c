@@ -10,19 +10,20 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_group.h"
 #include "ss_pump.h"
 #include "ss_stats.h"
 
-/* Streams sampled in one step: three commands each. */
+/* Streams sampled in one step: four commands each. */
 #define STREAMS_A_STEP 200
 
 /* Bytes the replies about one stream may take. */
 #define INFO_LIMIT ((Size) 512 * 1024 * 1024)
 
-/* Fill a sample from the three replies about one stream. */
+/* Fill a sample from the replies about one stream. */
 static void
-fill_sample(const SsPump *pump, const SsStream *stream, const SsReply *info_reply,
-			const SsReply *groups_reply, const SsReply *pending_reply, SsStreamSample *sample)
+fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsReply *groups_reply,
+			const SsReply *pending_reply, const SsReply *consumers_reply, SsStreamSample *sample)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
 	SsStreamState	  state = stream->state;
@@ -30,6 +31,8 @@ fill_sample(const SsPump *pump, const SsStream *stream, const SsReply *info_repl
 	SsGroupInfo		  group;
 	int64			  ours;
 	int64			  foreign;
+	SsConsumerInfo	 *consumers;
+	int				  nconsumers;
 
 	sample->key.database = MyDatabaseId;
 	sample->key.pipeline = pipeline->id;
@@ -57,6 +60,8 @@ fill_sample(const SsPump *pump, const SsStream *stream, const SsReply *info_repl
 				sample->pending = ours;
 				sample->foreign_pending = foreign;
 			}
+			nconsumers = ss_stream_parse_consumers(consumers_reply, &consumers);
+			ss_group_watch(pump, stream, &info, &group, consumers, nconsumers);
 		}
 	}
 	sample->state = state;
@@ -83,12 +88,14 @@ ss_sample_step(SsPump *pump)
 		ss_stream_append_info(pump->redis, stream);
 		ss_stream_append_groups(pump->redis, stream);
 		ss_stream_append_pending_summary(pump->redis, stream, pump->run->pipeline->consumer_group);
+		ss_stream_append_consumers(pump->redis, stream, pump->run->pipeline->consumer_group);
 	}
 	for (int i = 0; i < n; i++)
 	{
 		SsReply		  *info;
 		SsReply		  *groups;
 		SsReply		  *pending;
+		SsReply		  *consumers;
 		SsStreamSample sample = {0};
 
 		/* XINFO STREAM brings two entries whole: one stream's at a time */
@@ -96,7 +103,8 @@ ss_sample_step(SsPump *pump)
 		info = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		groups = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		pending = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
-		fill_sample(pump, pump->streams[(at + i) % pump->nstreams], info, groups, pending, &sample);
+		consumers = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
+		fill_sample(pump, pump->streams[(at + i) % pump->nstreams], info, groups, pending, consumers, &sample);
 		ss_stats_sample(&sample);
 		MemoryContextReset(scratch);
 	}

@@ -102,6 +102,13 @@ drop_doubled(SsBatch *batch)
 	}
 }
 
+/* 0: it cannot be compared later, because we do not have all of it. */
+static uint64
+entry_hash(const SsEntry *entry)
+{
+	return entry->fields != NULL && !entry->truncated ? ss_batch_hash(entry) : 0;
+}
+
 /* What the batch settles, as intervals: a reply's run as one, pending entries one by one. */
 static void
 record_settled(const SsPipeline *pipeline, SsBatch *batch)
@@ -127,7 +134,7 @@ record_settled(const SsPipeline *pipeline, SsBatch *batch)
 				continue;
 			intervals[n].stream = block->stream->id;
 			intervals[n].first = intervals[n].last = entry->id;
-			intervals[n].hash = entry->fields ? ss_batch_hash(entry) : 0;
+			intervals[n].hash = entry_hash(entry);
 			n++;
 		}
 		if (block->contiguous && news)
@@ -137,7 +144,7 @@ record_settled(const SsPipeline *pipeline, SsBatch *batch)
 			intervals[n].stream = block->stream->id;
 			intervals[n].first = batch->entries[block->first].id;
 			intervals[n].last = last->id;
-			intervals[n].hash = last->fields ? ss_batch_hash(last) : 0;
+			intervals[n].hash = entry_hash(last);
 			n++;
 		}
 	}

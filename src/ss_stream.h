@@ -61,8 +61,10 @@ typedef struct SsStreamInfo
 {
 	int64	  length;
 	SsEntryId last_generated;
-	SsEntryId first; /* 0-0 if empty */
-	SsEntryId last;	 /* likewise; last_generated may be higher, that entry was deleted */
+	SsEntryId first;		 /* 0-0 if empty */
+	SsEntryId last;			 /* likewise; last_generated may be higher, that entry was deleted */
+	int64	  entries_added; /* ever; -1: unknown, as before Redis 7 */
+	SsEntryId max_deleted;	 /* highest id that XDEL removed; 0-0: none, or unknown */
 } SsStreamInfo;
 
 /* What XINFO GROUPS tells of one group. */
@@ -80,6 +82,7 @@ typedef struct SsConsumerInfo
 	const char *name; /* terminated, in the reply's arena */
 	uint32		name_len;
 	int64		pending;
+	int64		idle; /* ms since it last asked for something; -1: unknown */
 } SsConsumerInfo;
 
 extern void ss_stream_append_info(SsRedis *redis, const SsStream *stream);
@@ -124,6 +127,23 @@ extern void ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const
 /* XRANGE key (after + COUNT n: entries into the batch as a run of their own; returns their number. */
 extern void ss_stream_append_range(SsRedis *redis, const SsStream *stream, SsEntryId after, int count);
 extern int	ss_stream_parse_range(const SsReply *reply, SsStream *stream, SsBatch *batch);
+
+/* ---- ss_streamrange.c ---- */
+
+/* XRANGE key (after end COUNT n; the ids of its reply, ascending, in CurrentMemoryContext, and their number. */
+extern void ss_stream_append_between(SsRedis *redis, const SsStream *stream, SsEntryId after, SsEntryId end, int count);
+extern int	ss_stream_parse_ids(const SsReply *reply, SsEntryId **ids);
+
+/* XRANGE key id id: false if there is no such entry, else its ss_batch_hash; 0 if it was too large to be read whole. */
+extern void ss_stream_append_one(SsRedis *redis, const SsStream *stream, SsEntryId id);
+extern bool ss_stream_parse_one(const SsReply *reply, SsEntryId id, uint64 *hash);
+
+/* XCLAIM ... FORCE JUSTID: entries that the group has passed are pending with us, whether or not they were with anybody. */
+extern void ss_stream_append_claim_forced(SsRedis *redis, const SsStream *stream, const char *group,
+										  const char *consumer, const SsEntryId *ids, int nids);
+
+/* XGROUP SETID. */
+extern void ss_stream_append_setid(SsRedis *redis, const SsStream *stream, const char *group, SsEntryId id);
 
 /* ---- ss_streamgap.c ---- */
 

@@ -44,6 +44,18 @@ id_member(const SsReply *list, const char *name)
 	return id;
 }
 
+/* An id that only newer versions tell; 0-0 if it is not there. */
+static SsEntryId
+optional_id_member(const SsReply *list, const char *name)
+{
+	const SsReply *value = find_member(list, name);
+	SsEntryId	   id = SS_ENTRYID_MIN;
+
+	if (value && value->type == SS_REPLY_STRING)
+		(void) ss_entryid_parse(value->str, value->n, &id);
+	return id;
+}
+
 /* A missing key and one of another type are facts to act on, not failures. */
 static bool
 check_key(const SsReply *reply, SsStreamState *state)
@@ -82,6 +94,8 @@ ss_stream_parse_info(const SsReply *reply, SsStreamInfo *info, SsStreamState *st
 	info->last_generated = id_member(reply, "last-generated-id");
 	info->first = entry_member(reply, "first-entry");
 	info->last = entry_member(reply, "last-entry");
+	info->entries_added = integer_member(reply, "entries-added");
+	info->max_deleted = optional_id_member(reply, "max-deleted-entry-id");
 	return true;
 }
 
@@ -129,6 +143,7 @@ ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers)
 		(*consumers)[n].name = name->str;
 		(*consumers)[n].name_len = name->n;
 		(*consumers)[n].pending = integer_member(line, "pending");
+		(*consumers)[n].idle = integer_member(line, "idle");
 		n++;
 	}
 	return n;

@@ -37,6 +37,7 @@
 #include "ss_error.h"
 #include "ss_guc.h"
 #include "ss_identity.h"
+#include "ss_outbox.h"
 #include "ss_worker.h"
 
 #define KEEP_BYTES	 (16 * 1024 * 1024) /* free memory a worker keeps for its next batch */
@@ -204,6 +205,31 @@ load_pipeline(const SsWorkerArgs *args)
 	return NULL;
 }
 
+/* What control calls queued for Redis about this pipeline's groups comes first; false if the pipeline was changed meanwhile. */
+static bool
+wait_for_outbox(const SsPipeline *pipeline)
+{
+	for (bool said = false;; said = true)
+	{
+		bool held;
+
+		StartTransactionCommand();
+		held = ss_outbox_holds_up(pipeline->name);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(worker_context);
+		if (!held)
+			return true;
+		if (!said)
+			ss_shmem_set_state(SS_STATE_STARTING, "commands about its consumer groups are carried out first",
+							   "See streamsink.outbox.", 0);
+		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, PG_WAIT_EXTENSION) & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ss_loop_is_changed(pipeline))
+			return false;
+	}
+}
+
 /*
  * Run the pipeline until it ends or fails.  False: leave the process.
  */
@@ -222,7 +248,7 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 		run = load_pipeline(args);
 		if (!run)
 			go_on = false;
-		else
+		else if (wait_for_outbox(run->pipeline))
 		{
 			SsLoopEnd end;
 

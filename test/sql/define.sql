@@ -231,7 +231,7 @@ SET TimeZone = 'UTC';
 -- ---------------------------------------------------------------------------
 SELECT a AS argument, f FROM unnest(ARRAY['transform=''SELECT 1''', 'create_target=true', 'evolve=true',
 	'dead_letter_stream=''dead''', 'dead_letter_retention=''1 day''', 'trim_after=''1 day''', 'claim_idle=''1 min''',
-	'max_dead_letter_rate=0.5', 'on_lost_group=''stop''', 'on_replaced_stream=''follow''', 'max_retries=3',
+	'max_dead_letter_rate=0.5', 'max_retries=3',
 	'ledger_retention=''1 day''']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,

@@ -217,8 +217,11 @@ wait_for_state($node, 'drain', 'waiting');
 like(sql("SELECT last_sqlstate FROM streamsink.status WHERE pipeline = 'drain'"), qr/^08/, 'a lost Redis is a reason to wait');
 $redis->start;
 produce($redis, 'drain', [ n => 3000 ]);
+$node->poll_query_until('postgres', "SELECT state = 'replaced' FROM streamsink.streams WHERE pipeline = 'drain'") or die 'not replaced: ' . sql('TABLE streamsink.streams');
+ok(1, 'a Redis that forgot everything has another stream, which is not read unless that is wanted');
+sql("SELECT streamsink.alter_pipeline('drain', on_replaced_stream => 'follow')");
 $node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM drained WHERE n = 3000') or die 'after restart: ' . sql("TABLE streamsink.status");
-ok(1, 'and the pipeline goes on when it is back, though Redis forgot the group and the stream');
+ok(1, 'the pipeline goes on with on_replaced_stream => follow');
 
 is(sql(q{SELECT count(*) FROM streamsink.status WHERE read <> written + refused + ignored + repeated + superseded + vanished}), 0, 'counters add up');
 $node->stop;
