@@ -1,0 +1,118 @@
+"""Small wrong changes to the protocol.  Each must make one of its tests fail.
+
+A change replaces a piece of one source file, which must stand there once; more
+says what else is replaced with it.  The tests are TAP files of test/t, or
+"regress:NAME ..." or "isolation:NAME ...".
+"""
+
+
+class Mutant:
+    def __init__(self, name, file, old, new, *tests, more=()):
+        self.name, self.tests = name, tests
+        self.edits = [(file, old, new), *more]
+
+
+MUTANTS = [
+    # ---- the order of commit, flush and acknowledgement ----
+    Mutant("acknowledge-before-commit", "ss_loop.c",
+           "\tSetCurrentStatementStartTimestamp();\n\tStartTransactionCommand();\n\tarm_deadline();",
+           "\tss_settle_acks_add(pump->acks, batch, 0);\n\tss_pump_acknowledge(pump, false);\n"
+           "\tSetCurrentStatementStartTimestamp();\n\tStartTransactionCommand();\n\tarm_deadline();",
+           "055_crash_points.pl"),
+    Mutant("no-flush-gate", "ss_ack.c",
+           "XLogRecPtr durable = GetFlushRecPtr(NULL);", "XLogRecPtr durable = PG_UINT64_MAX;",
+           "055_crash_points.pl"),
+    Mutant("dead-letter-outside-the-transaction", "ss_loop.c",
+           '\tSS_FAULT("after-commit");\n',
+           '\tSS_FAULT("after-commit");\n\tif (batch->nrefusals > 0)\n\t{\n\t\tStartTransactionCommand();\n'
+           '\t\tss_deadletter_store(pipeline, batch);\n\t\tCommitTransactionCommand();\n\t\tMemoryContextSwitchTo(turn);\n\t}\n',
+           "055_crash_points.pl",
+           more=[("ss_loop.c", '#include "ss_error.h"\n', '#include "ss_deadletter.h"\n#include "ss_error.h"\n'),
+                 ("ss_settle.c", "\t\t\tss_deadletter_store(pipeline, batch);\n", "\t\t\t(void) 0;\n")]),
+
+    # ---- the ledger decides ----
+    Mutant("no-ledger-check-on-new-entries", "ss_settle.c",
+           "if (block->count > 0 && (shared ||", "if (block->count > 0 && !block->contiguous && (shared ||",
+           "130_groups.pl"),
+    Mutant("no-ledger-check-on-pending-entries", "ss_settle.c",
+           "if (block->count > 0 && (shared ||", "if (block->count > 0 && block->contiguous && (shared ||",
+           "055_crash_points.pl"),
+    Mutant("shared-streams-trust-the-high-mark", "ss_loop.c",
+           "bool\t\t   shared = pump->run->tmpl->single && pump->nshares > 1;", "bool\t\t   shared = false;",
+           "055_crash_points.pl", "133_shared.pl"),
+    Mutant("pending-entries-as-one-interval", "ss_stream.c",
+           "ss_batch_begin_block(batch, stream, !pending);", "ss_batch_begin_block(batch, stream, true);",
+           "133_shared.pl"),
+    Mutant("high-marks-are-not-loaded", "ss_discover.c",
+           "stream->high = highs[at];", "stream->high = SS_ENTRYID_MIN;",
+           "055_crash_points.pl"),
+    Mutant("ledger-row-left-out", "ss_settle.c",
+           "\tif (n > 0)\n\t\tss_ledger_append(", "\tif (n > 5)\n\t\tss_ledger_append(",
+           "130_groups.pl"),
+    Mutant("repeated-entries-twice-in-one-batch", "ss_settle.c",
+           "\tdrop_doubled(batch);\n", "", "133_shared.pl"),
+    Mutant("settled-ranges-are-not-published", "ss_loop.c",
+           "\tif (shared)\n\t\tss_settle_publish(batch);\n", "", "133_shared.pl"),
+    Mutant("merge-without-asking-redis", "ss_streamgap.c",
+           "gaps[i].empty = entries->n == 0 &&", "gaps[i].empty = true ||",
+           "045_ledger_join.pl"),
+    Mutant("fold-forgets", "ss_ledgerfold.c",
+           "\tfold_intervals(pipeline_id, &read.set);\n", "\tif (read.set.n > 1)\n\t\tfold_intervals(pipeline_id, &read.set);\n",
+           "regress:install ledger"),
+
+    # ---- pending entries ----
+    Mutant("own-pending-forgotten-on-reconnect", "ss_discover.c",
+           "due[i]->recovered = false;", "due[i]->recovered = true;",
+           "055_crash_points.pl"),
+    Mutant("dead-consumers-are-left-alone", "ss_pump.c",
+           "if (!pump->session && pump->run->tmpl->single)\n\t\t\tss_takeover_step(pump);", "",
+           "030_pipeline.pl", "133_shared.pl"),
+
+    # ---- the fence ----
+    Mutant("no-generation-check-in-the-batch", "ss_settle.c",
+           "\tif (!ss_catalog_is_current(pipeline))\n\t\treturn SS_SETTLE_CHANGED;\n", "",
+           "133_shared.pl", "056_control_storm.pl"),
+
+    # ---- groups, markers, what was set back ----
+    Mutant("lost-group-behind-the-last-settled", "ss_group.c",
+           "policy == SS_LOST_RESUME ? stream->high : end_of_first_run(pump, stream)", "stream->high",
+           "130_groups.pl"),
+    Mutant("passed-entries-are-not-looked-for", "ss_reconcile.c",
+           "claimed += claim_gap(pump, stream, &gaps[i]);", "claimed += 0;",
+           "130_groups.pl"),
+    Mutant("no-look-between-settled-entries", "ss_group.c",
+           "if (finding->all_gaps)", "if (false)",
+           "132_set_back.pl", "130_groups.pl"),
+    Mutant("newest-entry-not-verified", "ss_verify.c",
+           "hash == 0 || found == 0 || hash == found ? SS_VERIFY_INTACT", "true ? SS_VERIFY_INTACT",
+           "131_redis_loss.pl"),
+    Mutant("lost-ids-stay-settled", "ss_verify.c",
+           "\tss_ledger_replace(pipeline->id, stream->id, intervals, kept);\n", "",
+           "131_redis_loss.pl"),
+    Mutant("doubtful-entries-are-swallowed", "ss_verify.c",
+           "\t\tss_deadletter_store(pump->run->pipeline, doubtful);\n", "",
+           "131_redis_loss.pl"),
+    Mutant("everything-lost-is-reread", "ss_verify.c",
+           "\t\tif (reused)\n\t\t{", "\t\ttrace->keep = trace->verified;\n\t\tif (reused)\n\t\t{",
+           "131_redis_loss.pl"),
+    Mutant("foreign-markers-are-overlooked", "ss_findings.c",
+           "if (kind > census->marker)", "if (kind > census->marker && kind != SS_MARKER_FOREIGN)",
+           "130_groups.pl"),
+    Mutant("copies-do-not-wait", "ss_findings.c",
+           "if (census->silence_ms < ss_guc_failover_delay)", "if (false)",
+           "132_set_back.pl"),
+    Mutant("replaced-streams-go-unnoticed", "ss_findings.c",
+           "finding->unusual = finding->replaced = true;", "finding->unusual = true;",
+           "130_groups.pl"),
+    Mutant("markers-are-not-watched", "ss_group.c",
+           "if (ss_findings_is_touched(pump->run->pipeline, consumers, nconsumers))", "if (false)",
+           "130_groups.pl"),
+    Mutant("moved-groups-are-not-noticed", "ss_group.c",
+           "ss_entryid_compare(group->last_delivered, stream->delivered) > 0)", "false)",
+           "130_groups.pl"),
+
+    # ---- after the commit ----
+    Mutant("outbox-row-deleted-before-it-is-sent", "ss_courier.c",
+           "\terror = try_row(courier, channel, row);\n", "\tdelete_row(courier, row);\n\terror = try_row(courier, channel, row);\n",
+           "133_shared.pl", "055_crash_points.pl"),
+]
