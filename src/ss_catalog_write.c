@@ -69,6 +69,30 @@ claim_name(Relation rel, const char *name, int32 id)
 				 errhint("Choose another name, or change that one with streamsink.alter_pipeline().")));
 }
 
+/*
+ * WARNING if another pipeline than id reads the same stream in the same group:
+ * the group bears the marker of one of them, and the other one waits.
+ */
+static void
+warn_of_sharing(const char *server, const char *stream, const char *group, int32 id)
+{
+	ListCell *lc;
+
+	foreach(lc, ss_catalog_list())
+	{
+		SsPipeline *other = lfirst(lc);
+
+		if (other->id != id && strcmp(other->server, server) == 0 && strcmp(other->stream, stream) == 0 &&
+			strcmp(other->consumer_group, group) == 0)
+			ereport(WARNING,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("pipeline \"%s\" reads stream \"%s\" in consumer group \"%s\" already",
+							other->name, stream, group),
+					 errdetail("Only one of them can."),
+					 errhint("Choose another consumer_group: each group gets every entry.")));
+	}
+}
+
 /* A random UUID, version 4. */
 static Datum
 make_identity(void)
@@ -96,6 +120,8 @@ ss_catalog_insert(Datum *values, bool *nulls)
 	bool	   *row_nulls;
 
 	claim_name(rel, TextDatumGetCString(values[SS_PIPELINE_name - 1]), 0);
+	warn_of_sharing(TextDatumGetCString(values[SS_PIPELINE_server - 1]), TextDatumGetCString(values[SS_PIPELINE_stream - 1]),
+					TextDatumGetCString(values[SS_PIPELINE_consumer_group - 1]), 0);
 	id = (int32) ss_catalog_nextval("pipeline_id_seq");
 
 	SET(id, Int32GetDatum(id));
@@ -182,6 +208,11 @@ ss_catalog_update(int32 id, const Datum *new_values, const bool *new_nulls, cons
 
 	if (replace[SS_PIPELINE_name - 1])
 		claim_name(rel, TextDatumGetCString(values[SS_PIPELINE_name - 1]), id);
+	if (replace[SS_PIPELINE_server - 1] || replace[SS_PIPELINE_stream - 1] || replace[SS_PIPELINE_consumer_group - 1])
+		warn_of_sharing(TextDatumGetCString((replace[SS_PIPELINE_server - 1] ? values : old_values)[SS_PIPELINE_server - 1]),
+						TextDatumGetCString((replace[SS_PIPELINE_stream - 1] ? values : old_values)[SS_PIPELINE_stream - 1]),
+						TextDatumGetCString((replace[SS_PIPELINE_consumer_group - 1] ? values : old_values)[SS_PIPELINE_consumer_group - 1]),
+						id);
 
 	SET(generation, Int64GetDatum(DatumGetInt64(old_values[SS_PIPELINE_generation - 1]) + 1));
 	SET(altered_at, TimestampTzGetDatum(GetCurrentTimestamp()));

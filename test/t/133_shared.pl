@@ -61,7 +61,8 @@ wait_for_state($node, 'twice', 'running');
 poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'twice' AND state = 'running'") == 2 }, 'two workers');
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('SELECT pg_advisory_lock(7)');
-produce($redis, 'twice', map { [ n => $_ ] } 1 .. 10);
+# at once, so that one worker gets all of them
+$redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 'twice', '*', 'n', $_) } 1 .. 10), resp('EXEC'));
 poll_until(sub { sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = 'advisory'") >= 1 }, 'a worker to hold the entries in its transaction');
 $redis->cli('XGROUP', 'SETID', 'twice', 'twice', '0');
 # both consumers have been given the entries, one of them for the second time
@@ -113,8 +114,8 @@ foreach my $round (1 .. 8)
 {
 	produce($redis, 'fenced', map { [ n => $sent + $_ ] } 1 .. 3000);
 	$sent += 3000;
-	sql("SELECT streamsink.start('fenced')");
 	my $before = sql('SELECT count(*) FROM fenced');
+	sql("SELECT streamsink.start('fenced')");
 	poll_until(sub { sql('SELECT count(*) FROM fenced') > $before }, 'batches');
 	my ($there) = sql(q{BEGIN; SELECT streamsink.stop('fenced'); SELECT 'rows ' || count(*) FROM fenced; COMMIT}) =~ /rows (\d+)/;
 	poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'fenced'") == 0 }, 'the worker to leave');
@@ -141,6 +142,13 @@ poll_until(sub { $redis->cli('XLEN', 'fewer') > $length }, 'the entry to be in t
 wait_for_state($node, 'fewer', 'running');
 poll_until(sub { rows('fewer') eq '21|21' }, 'and to arrive, there are ' . rows('fewer'));
 is(rows('fewer'), '21|21', 'a courier that is killed while it waits for Redis loses nothing');
+
+# ---- two pipelines never share a group ----
+my ($rc, $out, $err) = $node->psql('postgres', q{SELECT streamsink.create_pipeline('thief', server => 'iot', stream => 'fewer', target => 'fewer', consumer_group => 'fewer')});
+like($err, qr/WARNING.*pipeline "fewer" reads stream "fewer" in consumer group "fewer" already/, 'a second pipeline in the same group gives a warning');
+sql(q{SELECT streamsink.start('thief')});
+wait_for_state($node, 'thief', 'waiting');
+like(sql(q{SELECT reason FROM streamsink.status WHERE pipeline = 'thief'}), qr/belongs to another streamsink pipeline/, 'and does not read');
 
 is(sql('SELECT count(*) FROM streamsink.status WHERE read <> written + refused + ignored + repeated + superseded + vanished'), 0, 'counters add up');
 $node->stop;
