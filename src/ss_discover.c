@@ -20,7 +20,6 @@
 #include "ss_decode.h"
 #include "ss_group.h"
 #include "ss_guc.h"
-#include "ss_ledger.h"
 #include "ss_pump.h"
 
 
@@ -63,30 +62,19 @@ find_stream(const SsPump *pump, const char *name)
 	return entry ? entry->stream : NULL;
 }
 
-/* Add streams from catalog rows to the share, with their high marks.  In a transaction. */
+/* Add streams from catalog rows to the share.  Their high marks come when they are prepared. */
 static void
 add_rows(SsPump *pump, List *rows)
 {
-	int			  n = list_length(rows);
-	int32		 *ids = palloc_array(int32, n + 1);
-	SsEntryId	 *highs = palloc_array(SsEntryId, n + 1);
-	MemoryContext saved;
+	MemoryContext saved = MemoryContextSwitchTo(pump->cxt);
 	ListCell	 *cell;
-	int			  i = 0;
 
-	foreach(cell, rows)
-		ids[i++] = ((SsStreamRow *) lfirst(cell))->id;
-	ss_ledger_highs(pump->run->pipeline->id, ids, n, highs, NULL);
-
-	saved = MemoryContextSwitchTo(pump->cxt);
-	i = 0;
 	foreach(cell, rows)
 	{
 		SsStreamRow *row = lfirst(cell);
 		SsStream	*stream = palloc0_object(SsStream);
 		NameEntry	*entry;
 		bool		 found;
-		int			 at = i++;
 
 		if (!ss_run_name_stream(pump->run, stream, pstrdup(row->name), pump->cxt))
 			continue; /* the template was changed, this one belongs to the past */
@@ -98,7 +86,6 @@ add_rows(SsPump *pump, List *rows)
 		stream->incarnation = row->incarnation;
 		stream->start = row->start;
 		stream->foreign = row->foreign;
-		stream->high = highs[at];
 		stream->limit = SS_ENTRYID_MAX;
 		if (pump->nstreams == pump->streams_capacity)
 		{
@@ -109,8 +96,6 @@ add_rows(SsPump *pump, List *rows)
 		pump->streams[pump->nstreams++] = stream;
 	}
 	MemoryContextSwitchTo(saved);
-	pfree(ids);
-	pfree(highs);
 	pump->quiet = 0;
 }
 

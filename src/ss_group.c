@@ -335,6 +335,44 @@ wait_for_key(const SsPump *pump, SsStream *stream)
 		stream->probe_at = DT_NOEND;
 }
 
+/* The stream begins where a group that was there before us stands, whatever the definition says. */
+static void
+start_at_group(SsPump *pump, SsStream *stream, SsEntryId position)
+{
+	MemoryContext saved = CurrentMemoryContext;
+
+	stream->start = position;
+	if (!pump->session)
+		StartTransactionCommand();
+	ss_catalog_set_stream_start(pump->run->pipeline->id, stream->id, position);
+	if (!pump->session)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+}
+
+/* Compare where the group stands with what is settled, and fetch what it has passed for nothing. */
+static void
+compare_positions(SsPump *pump, SsStream *stream, const SsFinding *finding)
+{
+	SsEntryId after = stream->start;
+
+	stream->passed = finding->make_group ? finding->position : finding->group.last_delivered;
+	if (finding->make_group)
+		return;
+	if (finding->set_position)
+		stream->passed = finding->info.last_generated;
+	if (!finding->ours && !finding->all_gaps && !finding->replaced)
+	{
+		if (ss_entryid_compare(stream->start, stream->passed) != 0)
+			start_at_group(pump, stream, stream->passed);
+		return;
+	}
+	if (!finding->all_gaps && ss_entryid_compare(stream->high, after) > 0)
+		after = stream->high;
+	if (!stream->foreign && ss_entryid_compare(stream->passed, after) > 0)
+		(void) ss_reconcile_stream(pump, stream, after, stream->passed);
+}
+
 static void
 prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, const char *marker, MemoryContext scratch)
 {
@@ -351,6 +389,14 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 			wait_for_key(pump, streams[i]);
 		else if (findings[i].unusual && !settle_unusual(pump, streams[i], &findings[i]))
 			findings[i].aside = SS_STREAM_SET_ASIDE;
+		MemoryContextReset(scratch);
+	}
+
+	/* before a marker says that we have looked */
+	for (int i = 0; i < n; i++)
+	{
+		if (findings[i].aside == SS_STREAM_OK)
+			compare_positions(pump, streams[i], &findings[i]);
 		MemoryContextReset(scratch);
 	}
 
@@ -372,27 +418,6 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 			(void) next_reply(pump, &arena);
 	MemoryContextReset(scratch);
 
-	for (int i = 0; i < n; i++)
-	{
-		SsStream  *stream = streams[i];
-		SsFinding *finding = &findings[i];
-
-		if (!stream->prepared)
-			continue;
-		stream->passed = finding->make_group ? finding->position : finding->group.last_delivered;
-		if (finding->set_position)
-			stream->passed = finding->info.last_generated;
-		if (finding->make_group || stream->foreign)
-			continue;
-		if (finding->all_gaps)
-			(void) ss_reconcile_stream(pump, stream, stream->start, stream->passed);
-		else if (ss_entryid_compare(stream->passed, stream->high) > 0 &&
-				 ss_entryid_compare(stream->passed, stream->start) > 0)
-			(void) ss_reconcile_stream(pump, stream,
-									   ss_entryid_compare(stream->high, stream->start) > 0 ? stream->high : stream->start,
-									   stream->passed);
-		MemoryContextReset(scratch);
-	}
 	MemoryContextSwitchTo(saved);
 	pfree(findings);
 	pfree(intruded);

@@ -118,6 +118,33 @@ drop_pending(SsPump *pump, const SsStream *stream, SsEntryId after, SsEntryId *i
 	return left;
 }
 
+/*
+ * Of the ids, those that are not settled by now.  Another worker may have
+ * settled and acknowledged some while we asked: whatever was not pending any
+ * more was settled before that.
+ */
+static int
+drop_settled(SsPump *pump, const SsStream *stream, SsEntryId *ids, int n)
+{
+	MemoryContext saved = CurrentMemoryContext;
+	SsSettled	 *settled;
+	int			  left = 0;
+
+	if (n == 0)
+		return 0;
+	if (!pump->session)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	settled = ss_ledger_load_above(pump->run->pipeline->id, &stream->id, 1, &ids[0]);
+	for (int i = 0; i < n; i++)
+		if (!ss_ledger_contains(settled, stream->id, ids[i]))
+			ids[left++] = ids[i];
+	if (!pump->session)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	return left;
+}
+
 /* What lies in one gap. */
 static int64
 claim_gap(SsPump *pump, SsStream *stream, const Gap *gap)
@@ -141,6 +168,7 @@ claim_gap(SsPump *pump, SsStream *stream, const Gap *gap)
 			break;
 		last = ids[n - 1];
 		n = drop_pending(pump, stream, after, ids, n);
+		n = drop_settled(pump, stream, ids, n);
 		if (n > 0)
 		{
 			ss_stream_append_claim_forced(pump->redis, stream, pump->run->pipeline->consumer_group,

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $redis = new_redis('groups');
-my $node  = new_node('groups', 'streamsink.setup_retry' => '300ms', 'streamsink.sample_interval' => '100ms',
+my $node  = new_node('groups', 'streamsink.max_workers' => 16, 'streamsink.setup_retry' => '300ms', 'streamsink.sample_interval' => '100ms',
 	'streamsink.discovery_interval' => '200ms', 'streamsink.block_time' => '100ms');
 create_server($node, $redis);
 
@@ -61,6 +61,34 @@ send_range('destroyed', 751, 800);
 sql("SELECT streamsink.start('destroyed')");
 checked('destroyed', 800, 'a group made by hand at its end: every entry once');
 ok(logged(qr/50 entries of stream "destroyed" are read again/), 'those it had passed are made pending and read');
+
+# ---- a group that was there before us: what it passed is not ours ----
+send_range('before', 1, 30);
+$redis->cli('XGROUP', 'CREATE', 'before', 'before', '$');
+begin_part('before');
+wait_for_state($node, 'before', 'running');
+sql("SELECT streamsink.restart('before')");
+wait_for_state($node, 'before', 'running');
+send_range('before', 31, 40);
+wait_settled($node, 'before');
+is(rows('before'), '10|10', 'a group that somebody made is read from where it stands');
+$redis->cli('XGROUP', 'DESTROY', 'before', 'before');
+send_range('before', 41, 50);
+wait_settled($node, 'before');
+is(rows('before'), '20|20', 'also when it is lost and made again');
+
+# ---- a lost group with holes in what is settled ----
+begin_part('holes', q{on_lost_group => 'reread'});
+wait_settled($node, 'holes');
+sql("SELECT streamsink.stop('holes')");
+poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'holes'") == 0 }, 'the worker to leave');
+send_range('holes', 1, 10);
+$redis->cli('XREADGROUP', 'GROUP', 'holes', 'somebody', 'COUNT', '5', 'STREAMS', 'holes', '>');
+sql("SELECT streamsink.start('holes')");
+poll_until(sub { rows('holes') eq '5|5' }, 'the entries that are ours');
+$redis->cli('XGROUP', 'DESTROY', 'holes', 'holes');
+poll_until(sub { rows('holes') eq '10|10' }, 'the others, there are ' . rows('holes'));
+is(rows('holes'), '10|10', 'reread: it is made again before the first hole');
 
 # ---- policies for a lost group ----
 begin_part('resumed', q{on_lost_group => 'resume_after_last'});

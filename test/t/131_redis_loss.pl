@@ -11,7 +11,7 @@ use Test::More;
 use File::Copy;
 
 my $redis = new_redis('loss', 'enable-debug-command' => 'yes');
-my $node  = new_node('loss', 'streamsink.setup_retry' => '300ms', 'streamsink.sample_interval' => '100ms',
+my $node  = new_node('loss', 'streamsink.max_workers' => 16, 'streamsink.setup_retry' => '300ms', 'streamsink.sample_interval' => '100ms',
 	'streamsink.discovery_interval' => '200ms', 'streamsink.block_time' => '100ms', 'streamsink.ledger_join_age' => '1h');
 create_server($node, $redis);
 

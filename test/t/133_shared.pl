@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $redis = new_redis('shared');
-my $node  = new_node('shared', 'streamsink.sample_interval' => '100ms', 'streamsink.block_time' => '100ms', 'streamsink.setup_retry' => '300ms');
+my $node  = new_node('shared', 'streamsink.max_workers' => 16, 'streamsink.sample_interval' => '100ms', 'streamsink.block_time' => '100ms', 'streamsink.setup_retry' => '300ms');
 create_server($node, $redis);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
