@@ -33,6 +33,7 @@ ISOLATION = \
 REGRESS_TEST_BUILD = \
 	ledger \
 	bulk \
+	overrun \
 	shortcut
 ifeq ($(STREAMSINK_TEST),1)
 REGRESS += $(REGRESS_TEST_BUILD)

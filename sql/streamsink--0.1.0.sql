@@ -319,6 +319,9 @@ CREATE TABLE streamsink.stream (
 	start_id    streamsink.entry_id NOT NULL,
 	found_at    timestamptz         NOT NULL,
 	foreign_consumers bool          NOT NULL DEFAULT false, -- others were seen reading in its group
+	unseen       int8               NOT NULL DEFAULT 0, -- gaps of the ledger that were joined although what was in them was trimmed
+	foreign_gaps int8               NOT NULL DEFAULT 0, -- ... although other consumers settled what was in them
+	missed       int8               NOT NULL DEFAULT 0, -- entries known to have been trimmed before they were delivered
 	CONSTRAINT stream_pkey PRIMARY KEY (id),
 	CONSTRAINT stream_name_key UNIQUE (pipeline, name, incarnation)
 ) USING heap;
@@ -762,7 +765,8 @@ CREATE VIEW streamsink.status WITH (security_barrier) AS
 		s.batches, s.errors, s.read_rate, s.written_rate, s.latency_p50, s.latency_p99,
 		(SELECT pg_catalog.count(*) FROM streamsink.dead_letter d WHERE d.pipeline = p.id) AS dead_letters,
 		t.dead_letter_stream_length,
-		s.last_batch_at, s.last_error, s.last_sqlstate, s.last_error_at, t.sampled_at, s.stats_reset
+		s.last_batch_at, s.last_error, s.last_sqlstate, s.last_error_at, t.sampled_at, s.stats_reset,
+		(SELECT coalesce(pg_catalog.sum(m.missed), 0)::int8 FROM streamsink.stream m WHERE m.pipeline = p.id) AS missed
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
 		CROSS JOIN LATERAL streamsink.pipeline_status(p.id) s
@@ -792,11 +796,12 @@ COMMENT ON VIEW streamsink.workers IS 'processes that read for pipelines: backgr
 CREATE VIEW streamsink.streams WITH (security_barrier) AS
 	SELECT p.name AS pipeline, t.name AS stream, t.worker_pid, t.state, t.reason, t.length,
 		t.first_id, t.last_id, t.last_delivered_id, t.settled, t.lag, t.lag_time,
-		t.pending, t.foreign_pending, t.oldest_pending, t.last_entry_at, t.sampled_at, t.incarnation
+		t.pending, t.foreign_pending, t.oldest_pending, t.last_entry_at, t.sampled_at, t.incarnation,
+		t.unseen, t.foreign_gaps, t.missed
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
 		CROSS JOIN LATERAL (	-- the functions run once for each pipeline
-			SELECT s.name, s.incarnation, x.worker_pid, x.state, x.reason, x.length,
+			SELECT s.name, s.incarnation, s.unseen, s.foreign_gaps, s.missed, x.worker_pid, x.state, x.reason, x.length,
 				x.first_id, x.last_id, x.last_delivered_id, l.settled, x.lag, x.lag_time,
 				x.pending, x.foreign_pending, x.oldest_pending, x.last_entry_at, x.sampled_at
 			FROM streamsink.stream s

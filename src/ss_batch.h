@@ -33,13 +33,27 @@ typedef struct SsStream
 	TimestampTz probe_at;	   /* when set aside: next probe */
 	const char *key;		   /* the key as Redis has it: name in UTF-8 */
 	size_t		key_len;
-	SsEntryId	delivered;	 /* highest id read since the connect */
-	SsEntryId	limit;		 /* ingest: do not read on once delivered has reached it */
-	char		reason[128]; /* why it is set aside, or "" */
-	SsEntryId	join_after;	 /* gaps between settled intervals below it were tried */
-	TimestampTz join_again;	 /* when to begin again with the first one */
-	bool		foreign;	 /* consumers of others were seen in its group */
-	SsEntryId	passed;		 /* the group's last-delivered id when it was last looked at */
+	SsEntryId	delivered;		  /* highest id read since the connect */
+	SsEntryId	limit;			  /* ingest: do not read on once delivered has reached it */
+	char		reason[128];	  /* why it is set aside, or "" */
+	SsEntryId	join_after;		  /* gaps between settled intervals below it were tried */
+	SsEntryId	join_loose_after; /* ... those that may be joined loosely */
+	TimestampTz join_again;		  /* when to begin again with the first one */
+	bool		foreign;		  /* consumers of others were seen in its group */
+	SsEntryId	passed;			  /* the group's last-delivered id when it was last looked at */
+
+	/* as last seen by a look at the stream, from seen_at on */
+	TimestampTz seen_at; /* 0: never */
+	bool		seen_empty;
+	SsEntryId	first;			/* 0-0 if it is empty */
+	SsEntryId	last_generated; /* highest id it ever gave */
+	SsEntryId	last_delivered; /* by its group */
+	int64		foreign_pending;
+
+	/* ss_overrun.c */
+	int64	  overrun_base;	  /* of the missed entries that Redis's counters show, those that are no news */
+	bool	  overrun_warned; /* ... at this position of the group */
+	SsEntryId overrun_at;
 } SsStream;
 
 typedef enum SsOutcome

@@ -218,7 +218,11 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 	if (!read_interval(name, "retry_backoff", VALUE(retry_backoff),
 					   &pipeline->retry_backoff_ms, elevel) ||
 		!read_interval(name, "retry_backoff_max", VALUE(retry_backoff_max),
-					   &pipeline->retry_backoff_max_ms, elevel))
+					   &pipeline->retry_backoff_max_ms, elevel) ||
+		!read_interval(name, "ledger_retention", VALUE(ledger_retention), &pipeline->ledger_retention_ms, elevel))
+		return NULL;
+	pipeline->claim_idle_ms = -1;
+	if (!IS_NULL(claim_idle) && !read_interval(name, "claim_idle", VALUE(claim_idle), &pipeline->claim_idle_ms, elevel))
 		return NULL;
 
 	word = read_word(name, "retry_growth", VALUE(retry_growth), ss_catalog_growth_words, elevel);

@@ -152,7 +152,9 @@ typedef struct SsPipeline
 	SsGrowth	 retry_growth;
 	SsOnReplaced on_replaced_stream;
 	SsOnLost	 on_lost_group;
+	int64		 claim_idle_ms; /* -1: never */
 	int64		 max_entry_bytes;
+	int64		 ledger_retention_ms;
 	bool		 allow_inexact;
 	Jsonb		*settings; /* GUC name -> value, applied on every path */
 	pg_uuid_t	 identity;
@@ -171,6 +173,7 @@ typedef struct SsStreamRow
 	int32	  incarnation;
 	SsEntryId start;   /* the group is made behind this id */
 	bool	  foreign; /* consumers of others were seen in the group */
+	int64	  missed;  /* entries known to have been trimmed before they were delivered */
 } SsStreamRow;
 
 /*
@@ -297,6 +300,12 @@ extern void ss_catalog_add_streams(int32 pipeline_id, List *rows);
  */
 extern void ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start);
 extern void ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id);
+
+/*
+ * Add to what a stream's row counts: gaps of its ledger that were joined
+ * unseen or foreign, entries that were missed.  Nothing happens if the row is gone.
+ */
+extern void ss_catalog_count_stream(int32 pipeline_id, int32 stream_id, int64 unseen, int64 foreign_gaps, int64 missed);
 
 /* Delete the streams of all incarnations; used by ss_catalog_delete. */
 extern void ss_catalog_delete_streams(int32 pipeline_id);

@@ -38,7 +38,10 @@ enum
 	STREAM_start_id,
 	STREAM_found_at,
 	STREAM_foreign_consumers,
-	STREAM_NCOLUMNS = STREAM_foreign_consumers
+	STREAM_unseen,
+	STREAM_foreign_gaps,
+	STREAM_missed,
+	STREAM_NCOLUMNS = STREAM_missed
 };
 
 /* The incarnation a pipeline has now, or -1 if it is gone. */
@@ -98,6 +101,7 @@ read_streams(Relation rel, int32 pipeline_id, int32 incarnation)
 			   DatumGetPointer(heap_getattr(tuple, STREAM_start_id, desc, &isnull)),
 			   sizeof(SsEntryId));
 		row->foreign = DatumGetBool(heap_getattr(tuple, STREAM_foreign_consumers, desc, &isnull));
+		row->missed = DatumGetInt64(heap_getattr(tuple, STREAM_missed, desc, &isnull));
 		rows = lappend(rows, row);
 	}
 	systable_endscan(scan);
@@ -141,6 +145,9 @@ insert_stream(Relation rel, CatalogIndexState indexes, int32 pipeline_id, SsStre
 	values[STREAM_start_id - 1] = EntryIdPGetDatum(&row->start);
 	values[STREAM_found_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[STREAM_foreign_consumers - 1] = BoolGetDatum(false);
+	values[STREAM_unseen - 1] = Int64GetDatum(0);
+	values[STREAM_foreign_gaps - 1] = Int64GetDatum(0);
+	values[STREAM_missed - 1] = Int64GetDatum(0);
 
 	tuple = heap_form_tuple(desc, values, nulls);
 	CatalogTupleInsertWithInfo(rel, tuple, indexes);
@@ -226,6 +233,7 @@ ss_catalog_add_streams(int32 pipeline_id, List *rows)
 			row->id = entry->row->id;
 			row->incarnation = entry->row->incarnation;
 			row->start = entry->row->start;
+			row->missed = entry->row->missed;
 			continue;
 		}
 		row->id = (int32) ss_catalog_nextval("stream_id_seq");
@@ -239,9 +247,9 @@ ss_catalog_add_streams(int32 pipeline_id, List *rows)
 	CommandCounterIncrement();
 }
 
-/* Replace one column of one stream. */
+/* Replace some columns of one stream, or add to them, which hold int8 then. */
 static void
-update_stream(int32 pipeline_id, int32 stream_id, int column, Datum value)
+update_stream(int32 pipeline_id, int32 stream_id, const int *columns, const Datum *news, int n, bool add)
 {
 	Relation	rel = ss_catalog_open("stream", RowExclusiveLock, false);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -263,8 +271,15 @@ update_stream(int32 pipeline_id, int32 stream_id, int column, Datum value)
 		bool	 *replace = palloc0_array(bool, desc->natts);
 		HeapTuple changed;
 
-		values[column - 1] = value;
-		replace[column - 1] = true;
+		for (int i = 0; i < n; i++)
+		{
+			int	  at = columns[i] - 1;
+			bool  isnull; /* no column can be */
+			Datum old = heap_getattr(tuple, columns[i], desc, &isnull);
+
+			values[at] = add ? Int64GetDatum(DatumGetInt64(old) + DatumGetInt64(news[i])) : news[i];
+			replace[at] = true;
+		}
 		changed = heap_modify_tuple(tuple, desc, values, nulls, replace);
 		CatalogTupleUpdate(rel, &tuple->t_self, changed);
 		heap_freetuple(changed);
@@ -278,13 +293,29 @@ update_stream(int32 pipeline_id, int32 stream_id, int column, Datum value)
 void
 ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start)
 {
-	update_stream(pipeline_id, stream_id, STREAM_start_id, EntryIdPGetDatum(&start));
+	int	  column = STREAM_start_id;
+	Datum value = EntryIdPGetDatum(&start);
+
+	update_stream(pipeline_id, stream_id, &column, &value, 1, false);
 }
 
 void
 ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id)
 {
-	update_stream(pipeline_id, stream_id, STREAM_foreign_consumers, BoolGetDatum(true));
+	int	  column = STREAM_foreign_consumers;
+	Datum value = BoolGetDatum(true);
+
+	update_stream(pipeline_id, stream_id, &column, &value, 1, false);
+}
+
+void
+ss_catalog_count_stream(int32 pipeline_id, int32 stream_id, int64 unseen, int64 foreign_gaps, int64 missed)
+{
+	int	  columns[] = {STREAM_unseen, STREAM_foreign_gaps, STREAM_missed};
+	Datum values[] = {Int64GetDatum(unseen), Int64GetDatum(foreign_gaps), Int64GetDatum(missed)};
+
+	if (unseen > 0 || foreign_gaps > 0 || missed > 0)
+		update_stream(pipeline_id, stream_id, columns, values, lengthof(columns), true);
 }
 
 void

@@ -28,6 +28,7 @@
 #include "utils/uuid.h"
 #include "utils/varlena.h"
 #include "ss_define.h"
+#include "ss_guc.h"
 #include "ss_identity.h"
 #include "ss_server.h"
 #include "ss_shmem.h"
@@ -49,6 +50,7 @@ static void check_text(SsDefinition *def, const Argument *argument, Datum *value
 static void check_word(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_integer(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_interval(SsDefinition *def, const Argument *argument, Datum *value);
+static void check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_server(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_stream(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_relation(SsDefinition *def, const Argument *argument, Datum *value);
@@ -95,11 +97,11 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE | LATER, check_text, 1, SS_STREAM_NAME_MAX),
 	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(trim_after, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
-	ARGUMENT(claim_idle, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(on_replaced_stream, TEXTOID, "stop", 0, check_word, .words = ss_catalog_replaced_words),
 	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE, check_word, .words = ss_catalog_lost_words),
+	ARGUMENT(claim_idle, INTERVALOID, NULL, NULLABLE, check_claim_idle, 1000, 365 * DAY_MS),
 	ARGUMENT(max_entry_bytes, INT8OID, "67108864", 0, check_integer, 1024, INT64CONST(536870912)),
-	ARGUMENT(ledger_retention, INTERVALOID, "7 days", LATER, check_interval, 0, PG_INT64_MAX),
+	ARGUMENT(ledger_retention, INTERVALOID, "7 days", 0, check_interval, DAY_MS / 24, 36500 * DAY_MS),
 	ARGUMENT(allow_inexact, BOOLOID, "false", MAPPING),
 	ARGUMENT(create_target, BOOLOID, "false", LATER),
 	ARGUMENT(evolve, BOOLOID, "false", LATER),
@@ -302,6 +304,17 @@ check_interval(SsDefinition *def, const Argument *argument, Datum *value)
 						print_value(INTERVALOID, *value)),
 				 errdetail("It must be from " INT64_FORMAT " to " INT64_FORMAT " ms.",
 						   argument->min, argument->max)));
+}
+
+static void
+check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value)
+{
+	check_interval(def, argument, value);
+	if (ss_define_milliseconds(argument->name, DatumGetIntervalP(*value), false) < ss_guc_batch_timeout)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("\"%s\" is shorter than streamsink.batch_timeout", argument->name),
+				 errdetail("An entry that is claimed from a consumer which still works on it is applied by both.")));
 }
 
 static void

@@ -87,6 +87,7 @@ add_rows(SsPump *pump, List *rows)
 		stream->start = row->start;
 		stream->foreign = row->foreign;
 		stream->limit = SS_ENTRYID_MAX;
+		stream->overrun_base = row->missed;
 		if (pump->nstreams == pump->streams_capacity)
 		{
 			pump->streams_capacity *= 2;

@@ -24,6 +24,7 @@
 #include "ss_findings.h"
 #include "ss_group.h"
 #include "ss_guc.h"
+#include "ss_overrun.h"
 #include "ss_reconcile.h"
 
 /* Streams asked about in one pipeline of commands. */
@@ -380,6 +381,8 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 	SsFinding	 *findings = MemoryContextAllocZero(CurrentMemoryContext, sizeof(SsFinding) * n);
 	bool		 *intruded = MemoryContextAllocZero(CurrentMemoryContext, sizeof(bool) * n);
 	MemoryContext saved = MemoryContextSwitchTo(scratch);
+	bool		  counts = !pump->run->tmpl->single || pump->share == 0;
+	int64		  missed[CHUNK] = {0};
 	SsArena		  arena;
 
 	ask_about(pump, streams, n, hashes, findings, scratch);
@@ -418,6 +421,10 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 			(void) next_reply(pump, &arena);
 	MemoryContextReset(scratch);
 
+	for (int i = 0; i < n; i++)
+		if (counts && streams[i]->prepared && !findings[i].make_group && !findings[i].set_position)
+			missed[i] = ss_overrun_count(streams[i], &findings[i].info, &findings[i].group);
+	ss_overrun_report(pump->run->pipeline, streams, missed, n);
 	MemoryContextSwitchTo(saved);
 	pfree(findings);
 	pfree(intruded);

@@ -29,6 +29,7 @@ int	 ss_guc_batch_timeout = 300000;
 int	 ss_guc_sample_interval = 2000;
 int	 ss_guc_fold_rows = 256;
 int	 ss_guc_ledger_join_age = 600000;
+int	 ss_guc_ledger_apart = 1000;
 bool ss_guc_bulk_insert = true;
 
 static void
@@ -75,6 +76,10 @@ ss_guc_init(void)
 			   "Sets the age from which neighbouring intervals of settled entries may be joined.",
 			   "They are joined when Redis holds nothing between them.",
 			   &ss_guc_ledger_join_age, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);
+	define_int("streamsink.ledger_apart",
+			   "Sets the number of a stream's newest intervals of settled entries that are kept apart by what was trimmed or read by others.",
+			   "Older ones are joined over such gaps, which are counted.",
+			   &ss_guc_ledger_apart, 1, INT_MAX, PGC_SIGHUP, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE);
 	DefineCustomBoolVariable("streamsink.bulk_insert",
 							 "Inserts rows by the page where the generated INSERT does nothing else.",
 							 "Off: the statement is executed always, and seen by extensions that watch statements.",

@@ -19,6 +19,7 @@ extern int ss_guc_sample_interval;	  /* ms between samples of stream lengths and
 extern int ss_guc_fold_rows;		  /* log rows that start a fold of the ledger */
 
 extern int	ss_guc_ledger_join_age; /* ms since two settled intervals before they may be joined */
+extern int	ss_guc_ledger_apart;	/* newest intervals of a stream that are joined over a gap only if it is proven empty */
 extern bool ss_guc_bulk_insert;		/* past the statement where that means the same */
 
 /* Define all of them; called from _PG_init.  Reserves the prefix. */

@@ -49,7 +49,7 @@ find_ends(SsPump *pump)
 	if (pump->run->tmpl->single)
 	{
 		ss_shmem_session_slot(pump->run->pipeline->id);
-		ss_takeover_step(pump);
+		(void) ss_takeover_step(pump);
 	}
 
 	for (int i = 0; i < pump->nstreams; i++)
@@ -132,6 +132,10 @@ drain(SsPump *pump, int64 max_batches, SsCounters *total)
 		if (pump->batch->nentries > 0)
 			settle_and_commit(pump, total);
 	}
+
+	/* entries without a body, and no stream to read from */
+	if (!pump->reading && pump->batch->nentries > 0 && total->batches < max_batches)
+		settle_and_commit(pump, total);
 	ss_pump_acknowledge(pump, true);
 	while (ss_ledger_fold(pump->run->pipeline->id, 1000, 0, NULL) > 0)
 		SPI_commit();

@@ -10,10 +10,15 @@
  *	  Young intervals stay apart for a while: should Redis lose its last
  *	  entries, the ledger still tells what was settled of them exactly.
  *
+ *	  Where a producer trims its stream, or others read from the group too, most
+ *	  gaps are never proven to be empty.  Far behind the newest intervals
+ *	  (APART of them stay apart) those are joined as well, and counted in the
+ *	  stream's row.
+ *
  *	  Work is done in steps, so that reading is not held up: some gaps of some
  *	  streams, then again a second later until all streams had their turn.
- *	  Gaps that cannot be joined (what lies in them is another consumer's, or
- *	  was trimmed away) are tried once and then after each AGAIN_MS only.
+ *	  Gaps that cannot be joined are tried once, once more when they have got
+ *	  far behind, and then after each AGAIN_MS only.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -37,6 +42,9 @@
 #define GAPS_A_QUESTION 256
 #define QUESTION_BYTES	(256 * 1024)
 
+/* Newest intervals of a stream that are joined with each other over a gap that is proven empty only. */
+#define APART ss_guc_ledger_apart
+
 #define MORE_MS	 1000	 /* to the next step while there is more to do */
 #define ROUND_MS 60000	 /* to the next round over all streams, at most */
 #define AGAIN_MS 3600000 /* until gaps are tried again that could not be joined */
@@ -53,21 +61,24 @@ typedef struct Candidates
 	bool	  more; /* others follow */
 } Candidates;
 
-/* The next gaps between old intervals of a stream, at most max.  In a transaction. */
+/* Add gaps between old intervals, from an id on, up to the interval that begins with end.  In a transaction. */
 static void
-find_candidates(Candidates *found, SsStream *stream, int max)
+add_gaps(Candidates *found, SsEntryId from, SsEntryId end, bool loose, int max)
 {
 	TimestampTz young = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -(int64) ss_guc_ledger_join_age);
 	SsInterval *intervals;
 	bool		more;
-	int			n = ss_ledger_folded(stream->id, stream->join_after, max + 1, &intervals, &more);
+	int			n = ss_ledger_folded(found->stream->id, from, max + 1, &intervals, &more);
 
-	found->stream = stream;
-	found->gaps = palloc_array(SsGap, Min(n, max) + 1);
-	found->n = 0;
-	found->more = false;
 	for (int i = 0; i + 1 < n; i++)
 	{
+		SsGap *gap = &found->gaps[found->n];
+
+		if (ss_entryid_compare(intervals[i + 1].first, end) > 0)
+		{
+			more = false;
+			break;
+		}
 		if (intervals[i].settled_at > young || intervals[i + 1].settled_at > young)
 			continue;
 		if (found->n == max)
@@ -75,14 +86,36 @@ find_candidates(Candidates *found, SsStream *stream, int max)
 			found->more = true;
 			break;
 		}
-		found->gaps[found->n].before = intervals[i].last;
-		found->gaps[found->n].after = intervals[i + 1].first;
-		found->gaps[found->n++].empty = false;
+		gap->before = intervals[i].last;
+		gap->after = intervals[i + 1].first;
+		gap->loose = loose;
+		gap->kind = SS_GAP_KEPT;
+		found->n++;
 	}
 	if (more && found->n > 0)
 		found->more = true;
 	if (n > 0)
 		pfree(intervals);
+}
+
+/* The next gaps of a stream that may be tried, at most max.  In a transaction. */
+static void
+find_candidates(Candidates *found, SsStream *stream, int max)
+{
+	SsEntryId newest = ss_ledger_newest(stream->id, APART);
+
+	found->stream = stream;
+	found->gaps = palloc_array(SsGap, max + 1);
+	found->n = 0;
+	found->more = false;
+	if (ss_entryid_compare(newest, stream->join_loose_after) > 0)
+		add_gaps(found, stream->join_loose_after, newest, true, max);
+	if (!found->more && found->n < max)
+	{
+		SsEntryId from = ss_entryid_compare(newest, stream->join_after) > 0 ? newest : stream->join_after;
+
+		add_gaps(found, from, SS_ENTRYID_MAX, false, max);
+	}
 }
 
 /* Redis may not let us ask: the ledger is longer then, and nothing else. */
@@ -96,15 +129,17 @@ is_refusal(const SsReply *reply)
 static bool
 ask(SsPump *pump, const SsStream *stream, const char *marker, SsGap *gaps, int n, MemoryContext cxt)
 {
-	SsReply *reply = NULL;
-	bool	 refused = false;
-	SsArena	 arena;
+	const SsPipeline *pipeline = pump->run->pipeline;
+	SsReply			 *reply = NULL;
+	bool			  refused = false;
+	int				  replies;
+	SsArena			  arena;
 
 	ss_arena_init(&arena, cxt, pump->reply_limit);
-	ss_stream_append_gaps(pump->redis, stream, pump->run->pipeline->consumer_group, gaps, n);
-	for (int i = 0; i < SS_STREAM_GAP_REPLIES(n); i++)
+	replies = ss_stream_append_gaps(pump->redis, stream, pipeline->consumer_group, gaps, n);
+	for (int i = 0; i < replies; i++)
 	{
-		bool last = i == SS_STREAM_GAP_REPLIES(n) - 1;
+		bool last = i == replies - 1;
 
 		reply = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		if (reply->type != SS_REPLY_ERROR || (last && refused))
@@ -114,15 +149,16 @@ ask(SsPump *pump, const SsStream *stream, const char *marker, SsGap *gaps, int n
 		if (!refused && !pump->join_refused)
 			ereport(LOG,
 					(errmsg("the ledger of pipeline \"%s\" is not shortened: Redis does not permit a command",
-							pump->run->pipeline->name),
+							pipeline->name),
 					 errdetail_internal("%s", ss_reply_printable(reply->str, reply->n, 200)),
-					 errhint("Permit the commands MULTI, EXEC, XINFO and XRANGE.")));
+					 errhint("Permit the commands MULTI, EXEC, XINFO, XRANGE and XPENDING.")));
 		refused = pump->join_refused = true;
 	}
-	return !refused && ss_stream_parse_gaps(reply, marker, gaps, n);
+	return !refused &&
+		   ss_stream_parse_gaps(reply, pipeline, stream, marker, gaps, n);
 }
 
-/* Ask about a stream's gaps, more at a time while they turn out to be empty; returns how many are. */
+/* Ask about a stream's gaps, more at a time while they turn out to be empty; returns how many may be joined. */
 static int
 ask_all(SsPump *pump, Candidates *candidates)
 {
@@ -130,7 +166,7 @@ ask_all(SsPump *pump, Candidates *candidates)
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
 	char		  marker[SS_MARKER_MAX];
 	int			  size = 8;
-	int			  empty = 0;
+	int			  closed = 0;
 	bool		  going = true;
 
 	ss_marker_name(pump->run->pipeline, marker);
@@ -141,8 +177,8 @@ ask_all(SsPump *pump, Candidates *candidates)
 
 		going = ask(pump, candidates->stream, marker, candidates->gaps + at, n, cxt);
 		for (int i = at; i < at + n; i++)
-			if (candidates->gaps[i].empty)
-				empty++;
+			if (candidates->gaps[i].kind != SS_GAP_KEPT)
+				closed++;
 		at += n;
 		if (ss_redis_received(pump->redis) - received < QUESTION_BYTES)
 			size = Min(size * 2, GAPS_A_QUESTION);
@@ -152,15 +188,22 @@ ask_all(SsPump *pump, Candidates *candidates)
 	}
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(cxt);
-	return empty;
+	return closed;
 }
 
 /* Remember how far a stream's gaps were tried. */
 static void
 advance(const Candidates *candidates)
 {
-	if (candidates->n > 0)
-		candidates->stream->join_after = candidates->gaps[candidates->n - 1].after;
+	for (int i = 0; i < candidates->n; i++)
+	{
+		const SsGap *gap = &candidates->gaps[i];
+
+		if (gap->loose)
+			candidates->stream->join_loose_after = gap->after;
+		else
+			candidates->stream->join_after = gap->after;
+	}
 }
 
 /*
@@ -179,7 +222,13 @@ join_proven(SsPump *pump, const Candidates *candidates, int n)
 		ss_ledger_fold(pipeline->id, FOLD_ROWS, 0, NULL) >= 0)
 	{
 		for (int i = 0; i < n; i++)
-			(void) ss_ledger_join(pipeline->id, candidates[i].stream->id, candidates[i].gaps, candidates[i].n);
+		{
+			int32 stream = candidates[i].stream->id;
+			int64 kinds[SS_GAP_KINDS] = {0};
+
+			(void) ss_ledger_join(pipeline->id, stream, candidates[i].gaps, candidates[i].n, kinds);
+			ss_catalog_count_stream(pipeline->id, stream, kinds[SS_GAP_UNSEEN], kinds[SS_GAP_FOREIGN], 0);
+		}
 		done = true;
 	}
 	CommitTransactionCommand();
@@ -205,7 +254,7 @@ find_work(SsPump *pump, Candidates *work, MemoryContext scratch)
 		{
 			if (now >= stream->join_again)
 			{
-				stream->join_after = SS_ENTRYID_MIN;
+				stream->join_after = stream->join_loose_after = SS_ENTRYID_MIN;
 				stream->join_again = TimestampTzPlusMilliseconds(now, AGAIN_MS);
 			}
 			find_candidates(&work[n], stream, room);
@@ -227,7 +276,7 @@ ss_join_step(SsPump *pump)
 	MemoryContext saved;
 	Candidates	 *work;
 	int			  n;
-	int			  empty = 0;
+	int			  closed = 0;
 	int			  cursor = pump->join_cursor;
 	bool		  done = true;
 	long		  round_ms = Max(MORE_MS, Min(ROUND_MS, ss_guc_ledger_join_age));
@@ -244,8 +293,8 @@ ss_join_step(SsPump *pump)
 	work = palloc_array(Candidates, STREAMS_A_STEP);
 	n = find_work(pump, work, scratch);
 	for (int i = 0; i < n && !pump->join_refused; i++)
-		empty += ask_all(pump, &work[i]);
-	if (empty > 0)
+		closed += ask_all(pump, &work[i]);
+	if (closed > 0)
 		done = join_proven(pump, work, n);
 	if (done)
 	{

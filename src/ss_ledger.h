@@ -26,12 +26,24 @@ typedef struct SsInterval
 	TimestampTz settled_at; /* filled by the ledger when it is read */
 } SsInterval;
 
+/* What is known of a gap.  All but the first let its neighbours be joined. */
+typedef enum SsGapKind
+{
+	SS_GAP_KEPT = 0, /* it may hold what nobody settled */
+	SS_GAP_EMPTY,	 /* proven to hold nothing, now and in future */
+	SS_GAP_UNSEEN,	 /* what was in it, if anything, was trimmed away unseen */
+	SS_GAP_FOREIGN	 /* other consumers of the group were given it, and acknowledged it */
+} SsGapKind;
+
+#define SS_GAP_KINDS 4
+
 /* The gap between two neighbouring intervals of a stream: what lies behind one id and before another. */
 typedef struct SsGap
 {
 	SsEntryId before; /* last of the left interval */
 	SsEntryId after;  /* first of the right one */
-	bool	  empty;  /* proven to hold nothing, now and in future */
+	bool	  loose;  /* may be unseen or foreign too: it lies far behind the newest intervals */
+	SsGapKind kind;
 } SsGap;
 
 /* The settled ids of some streams, as loaded at one moment. */
@@ -108,13 +120,25 @@ extern void ss_ledger_replace(int32 pipeline_id, int32 stream, const SsInterval 
  */
 extern int ss_ledger_folded(int32 stream, SsEntryId from, int max, SsInterval **intervals, bool *more);
 
+/* Where the newest n folded intervals of a stream begin: 0-0 if it has no more than these, the highest id for n 0. */
+extern SsEntryId ss_ledger_newest(int32 stream, int n);
+
 /*
- * Join the intervals on both sides of those gaps, in order, that are proven
- * empty and are still gaps between folded neighbours with exactly these ends;
- * the union keeps hash and time of the later one.  Returns how many there
- * were.  The caller holds the folder's lock and has folded the log.
+ * Join the intervals on both sides of those gaps, in order, that are of a kind
+ * that allows it and are still gaps between folded neighbours with exactly
+ * these ends; the union keeps hash and time of the later one.  Returns how
+ * many there were, and adds those of each kind to kinds[SS_GAP_KINDS] unless
+ * it is NULL.  The caller holds the folder's lock and has folded the log.
  */
-extern int ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n);
+extern int ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n, int64 *kinds);
+
+/*
+ * Forget folded intervals of a stream that end before an id and were settled
+ * before a time, lowest first, about max of them, but never the newest one;
+ * none if the newest one ends behind last.  Returns how many.  The caller
+ * holds the folder's lock.
+ */
+extern int ss_ledger_prune(int32 pipeline_id, int32 stream, SsEntryId begin, SsEntryId last, TimestampTz before, int max);
 
 /* Delete everything of a pipeline.  Waits for a fold under way. */
 extern void ss_ledger_delete_all(int32 pipeline_id);

@@ -31,6 +31,9 @@ SS_SQL_FUNCTION(streamsink_test_ledger_segment);
 SS_SQL_FUNCTION(streamsink_test_ledger_above);
 SS_SQL_FUNCTION(streamsink_test_ledger_folded);
 SS_SQL_FUNCTION(streamsink_test_ledger_join);
+SS_SQL_FUNCTION(streamsink_test_ledger_join_kinds);
+SS_SQL_FUNCTION(streamsink_test_ledger_newest);
+SS_SQL_FUNCTION(streamsink_test_ledger_prune);
 
 static Datum *
 get_array(ArrayType *array, int *n)
@@ -224,10 +227,58 @@ streamsink_test_ledger_join(PG_FUNCTION_ARGS)
 	{
 		gaps[i].before = *DatumGetEntryIdP(before[i]);
 		gaps[i].after = *DatumGetEntryIdP(after[i]);
-		gaps[i].empty = DatumGetBool(empty[i]);
+		gaps[i].kind = DatumGetBool(empty[i]) ? SS_GAP_EMPTY : SS_GAP_KEPT;
 	}
 	ss_ledger_lock_wait(PG_GETARG_INT32(0));
-	PG_RETURN_INT32(ss_ledger_join(PG_GETARG_INT32(0), PG_GETARG_INT32(1), gaps, n));
+	PG_RETURN_INT32(ss_ledger_join(PG_GETARG_INT32(0), PG_GETARG_INT32(1), gaps, n, NULL));
+}
+
+/* (pipeline, stream, before, after, kind int4[]): of gaps with these ends; returns how many of each kind were joined */
+Datum
+streamsink_test_ledger_join_kinds(PG_FUNCTION_ARGS)
+{
+	int	   n;
+	int	   nafter;
+	int	   nkind;
+	Datum *before = get_array(PG_GETARG_ARRAYTYPE_P(2), &n);
+	Datum *after = get_array(PG_GETARG_ARRAYTYPE_P(3), &nafter);
+	Datum *kind = get_array(PG_GETARG_ARRAYTYPE_P(4), &nkind);
+	SsGap *gaps = palloc0(Max(n, 1) * sizeof(SsGap));
+	int64  counts[SS_GAP_KINDS] = {0};
+	Datum  result[SS_GAP_KINDS];
+
+	if (nafter != n || nkind != n)
+		elog(ERROR, "arrays of different lengths");
+	for (int i = 0; i < n; i++)
+	{
+		gaps[i].before = *DatumGetEntryIdP(before[i]);
+		gaps[i].after = *DatumGetEntryIdP(after[i]);
+		gaps[i].kind = (SsGapKind) DatumGetInt32(kind[i]);
+	}
+	ss_ledger_lock_wait(PG_GETARG_INT32(0));
+	(void) ss_ledger_join(PG_GETARG_INT32(0), PG_GETARG_INT32(1), gaps, n, counts);
+	for (int i = 0; i < SS_GAP_KINDS; i++)
+		result[i] = Int64GetDatum(counts[i]);
+	PG_RETURN_ARRAYTYPE_P(construct_array(result, SS_GAP_KINDS, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* (stream, n): where the newest n intervals begin */
+Datum
+streamsink_test_ledger_newest(PG_FUNCTION_ARGS)
+{
+	SsEntryId *id = palloc_object(SsEntryId);
+
+	*id = ss_ledger_newest(PG_GETARG_INT32(0), PG_GETARG_INT32(1));
+	return EntryIdPGetDatum(id);
+}
+
+/* (pipeline, stream, begin, last, before, max): returns how many were forgotten */
+Datum
+streamsink_test_ledger_prune(PG_FUNCTION_ARGS)
+{
+	ss_ledger_lock_wait(PG_GETARG_INT32(0));
+	PG_RETURN_INT32(ss_ledger_prune(PG_GETARG_INT32(0), PG_GETARG_INT32(1), *PG_GETARG_ENTRYID_P(2),
+									*PG_GETARG_ENTRYID_P(3), PG_GETARG_TIMESTAMPTZ(4), PG_GETARG_INT32(5)));
 }
 
 /* (size): intervals in a segment from now on in this session */

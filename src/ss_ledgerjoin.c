@@ -1,6 +1,7 @@
 /*
  * ss_ledgerjoin.c
- *	  The folded ledger: join intervals with nothing between them.
+ *	  The folded ledger: join intervals with nothing between them, forget what
+ *	  Redis no longer has.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -86,9 +87,59 @@ is_between(const SsSegmentList *list, int at, const SsGap *gap)
 		   ss_entryid_compare(list->items[at + 1].row.lowest, gap->after) == 0;
 }
 
+/* The newest intervals of a stream while they are counted. */
+typedef struct NewestRead
+{
+	size_t	  wanted; /* still */
+	SsEntryId from;
+} NewestRead;
+
+static bool
+count_newest(HeapTuple tuple, TupleDesc desc, void *arg)
+{
+	NewestRead *read = arg;
+	SsLedgerRow row;
+	size_t		n;
+
+	ss_ledgerrow_open(tuple, desc, &row);
+	n = ss_ledgerrow_count(&row);
+	if (n < read->wanted)
+	{
+		read->wanted -= n;
+		return true;
+	}
+	if (n == read->wanted)
+		read->from = row.lowest;
+	else
+	{
+		SsIntervals set = {.cxt = CurrentMemoryContext};
+
+		ss_ledgerrow_read(&row, &set);
+		read->from = set.items[set.n - read->wanted].first;
+	}
+	return false;
+}
+
+SsEntryId
+ss_ledger_newest(int32 stream, int n)
+{
+	NewestRead	  read = {.wanted = n, .from = SS_ENTRYID_MIN};
+	SsLedgerTable ledger;
+	Snapshot	  snapshot;
+
+	if (n <= 0)
+		return SS_ENTRYID_MAX;
+	ledger = ss_ledgerscan_open_streams(AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ss_ledgerscan_visit(&ledger, stream, BackwardScanDirection, snapshot, count_newest, &read);
+	UnregisterSnapshot(snapshot);
+	ss_ledgerscan_close(&ledger);
+	return read.from;
+}
+
 /* Join neighbours in a set where a gap of the list is just what lies between them; returns how many. */
 static int
-join_set(SsIntervals *set, const SsGap *gaps, int n)
+join_set(SsIntervals *set, const SsGap *gaps, int n, int64 *kinds)
 {
 	size_t left = 0;
 	int	   joined = 0;
@@ -101,7 +152,7 @@ join_set(SsIntervals *set, const SsGap *gaps, int n)
 
 		while (g < n && ss_entryid_compare(gaps[g].before, current->last) < 0)
 			g++;
-		if (g < n && gaps[g].empty &&
+		if (g < n && gaps[g].kind != SS_GAP_KEPT &&
 			ss_entryid_compare(gaps[g].before, current->last) == 0 &&
 			ss_entryid_compare(gaps[g].after, following->first) == 0)
 		{
@@ -109,6 +160,8 @@ join_set(SsIntervals *set, const SsGap *gaps, int n)
 			current->hash = following->hash;
 			current->settled_at = following->settled_at;
 			joined++;
+			if (kinds != NULL)
+				kinds[gaps[g].kind]++;
 		}
 		else
 			set->items[++left] = *following;
@@ -129,7 +182,7 @@ find_group(const SsSegmentList *list, const SsGap *gaps, int n, int *g, int *fir
 	{
 		const SsGap *gap = &gaps[*g];
 
-		if (!gap->empty || !find_end(list, gap->before, &at))
+		if (gap->kind == SS_GAP_KEPT || !find_end(list, gap->before, &at))
 			continue;
 		if (found && at > *last)
 			break;
@@ -143,7 +196,7 @@ find_group(const SsSegmentList *list, const SsGap *gaps, int n, int *g, int *fir
 }
 
 int
-ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n)
+ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n, int64 *kinds)
 {
 	MemoryContext	join_cxt;
 	MemoryContext	saved;
@@ -167,7 +220,7 @@ ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n)
 	while (find_group(&list, gaps, n, &g, &first, &last))
 	{
 		SsIntervals *set = ss_segment_read(&list, first, last);
-		int			 here = join_set(set, gaps, n);
+		int			 here = join_set(set, gaps, n, kinds);
 
 		if (here > 0)
 		{
@@ -188,4 +241,82 @@ ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, int n)
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(join_cxt);
 	return joined;
+}
+
+/* ---- prune ---- */
+
+typedef struct Pruning
+{
+	SsSegmentWriter writer;
+	SsEntryId		begin;
+	TimestampTz		before;
+	int32			newest_segment;
+	SsEntryId		newest; /* its highest id */
+	int				pruned;
+	int				max;
+} Pruning;
+
+static bool
+find_newest(HeapTuple tuple, TupleDesc desc, void *arg)
+{
+	Pruning	   *pruning = arg;
+	SsLedgerRow row;
+
+	ss_ledgerrow_open(tuple, desc, &row);
+	pruning->newest_segment = row.segment;
+	pruning->newest = row.highest;
+	return false;
+}
+
+/* What is old comes first: a segment that has nothing to forget ends it. */
+static bool
+prune_segment(HeapTuple tuple, TupleDesc desc, void *arg)
+{
+	Pruning	   *pruning = arg;
+	SsIntervals set = {.cxt = CurrentMemoryContext};
+	SsLedgerRow row;
+	size_t		kept = 0;
+	size_t		n;
+
+	ss_ledgerrow_open(tuple, desc, &row);
+	if (ss_entryid_compare(row.lowest, pruning->begin) >= 0)
+		return false;
+	ss_ledgerrow_read(&row, &set);
+	n = set.n;
+	for (size_t i = 0; i < n; i++)
+	{
+		const SsInterval *interval = &set.items[i];
+
+		if (ss_entryid_compare(interval->last, pruning->begin) >= 0 || interval->settled_at >= pruning->before ||
+			(row.segment == pruning->newest_segment && i == n - 1))
+			set.items[kept++] = *interval;
+	}
+	if (kept == n)
+		return false;
+
+	if (kept == 0)
+		CatalogTupleDelete(pruning->writer.ledger.rel, &tuple->t_self);
+	else
+	{
+		HeapTuple changed = ss_ledgerrow_make(desc, row.pipeline, row.stream, row.segment, set.items, kept);
+
+		CatalogTupleUpdateWithInfo(pruning->writer.ledger.rel, &tuple->t_self, changed, pruning->writer.indexes);
+	}
+	pruning->pruned += (int) (n - kept);
+	return pruning->pruned < pruning->max;
+}
+
+int
+ss_ledger_prune(int32 pipeline_id, int32 stream, SsEntryId begin, SsEntryId last, TimestampTz before, int max)
+{
+	Pruning pruning = {.begin = begin, .before = before, .max = max};
+
+	ss_segment_open(&pruning.writer, pipeline_id);
+	ss_ledgerscan_visit(&pruning.writer.ledger, stream, BackwardScanDirection, pruning.writer.snapshot, find_newest, &pruning);
+	if (pruning.newest_segment > 0 && ss_entryid_compare(pruning.newest, last) <= 0)
+		ss_ledgerscan_visit(&pruning.writer.ledger, stream, ForwardScanDirection, pruning.writer.snapshot, prune_segment, &pruning);
+	ss_segment_close(&pruning.writer);
+	if (pruning.pruned > 0)
+		CommandCounterIncrement();
+	return pruning.pruned;
 }

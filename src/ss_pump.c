@@ -25,6 +25,7 @@
 #define PROGRESS_BYTES	  (64 * 1024) /* of a reply move its deadline */
 #define RECHECK_MS		  10000
 #define TAKEOVER_MS		  10000
+#define TAKEOVER_MORE_MS  100  /* while there is more to take over or to claim */
 #define JOIN_FIRST_MS	  1000 /* from the connect to the first look for what can be joined */
 #define ACK_REPLIES_LIMIT (64 * 1024 * 1024)
 #define MAX_READ_FAILURES 5 /* error replies about streams in a row before they are raised */
@@ -93,6 +94,7 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 	pump->recheck_due = TimestampTzPlusMilliseconds(now, RECHECK_MS);
 	pump->takeover_due = now;
 	pump->join_due = session ? DT_NOEND : TimestampTzPlusMilliseconds(now, JOIN_FIRST_MS);
+	pump->prune_due = pump->join_due;
 	MemoryContextSwitchTo(saved);
 	return pump;
 }
@@ -104,13 +106,22 @@ ss_pump_close(SsPump *pump)
 	MemoryContextDelete(pump->cxt);
 }
 
+/* Time between two looks at what may be taken over or claimed. */
+static int64
+takeover_ms(const SsPump *pump)
+{
+	int64 idle = pump->run->pipeline->claim_idle_ms;
+
+	return idle < 0 ? TAKEOVER_MS : Max(Min(idle, TAKEOVER_MS), 1000);
+}
+
 bool
 ss_pump_task_due(SsPump *pump)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	return now >= pump->scan_due || now >= pump->sample_due ||
-		   now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due ||
+		   now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due || now >= pump->prune_due ||
 		   ss_discover_unprepared(pump, now);
 }
 
@@ -131,9 +142,11 @@ ss_pump_tasks(SsPump *pump)
 		ss_discover_prepare(pump);
 	if (now >= pump->takeover_due)
 	{
-		if (!pump->session && pump->run->tmpl->single)
-			ss_takeover_step(pump);
-		pump->takeover_due = TimestampTzPlusMilliseconds(now, TAKEOVER_MS);
+		bool more = !pump->session && pump->run->tmpl->single && ss_takeover_step(pump);
+
+		if (!pump->session && !more)
+			more = ss_claim_step(pump);
+		pump->takeover_due = TimestampTzPlusMilliseconds(now, more ? TAKEOVER_MORE_MS : takeover_ms(pump));
 	}
 	if (now >= pump->recheck_due)
 	{
@@ -152,6 +165,8 @@ ss_pump_tasks(SsPump *pump)
 	}
 	if (now >= pump->join_due)
 		ss_join_step(pump);
+	if (now >= pump->prune_due)
+		ss_prune_step(pump);
 }
 
 bool
@@ -165,7 +180,7 @@ static long
 until_next_task(const SsPump *pump)
 {
 	TimestampTz next = Min(Min(pump->scan_due, pump->sample_due),
-						   Min(Min(pump->recheck_due, pump->takeover_due), pump->join_due));
+						   Min(Min(pump->recheck_due, pump->takeover_due), Min(pump->join_due, pump->prune_due)));
 
 	for (int i = 0; i < pump->nstreams; i++)
 		if (!pump->streams[i]->prepared)

@@ -72,9 +72,13 @@ typedef struct SsPump
 	TimestampTz recheck_due; /* own pending entries once more: a command of a dead connection may run late */
 	TimestampTz takeover_due;
 	TimestampTz join_due;
+	TimestampTz prune_due;
 	int			sample_cursor;
 	int			join_cursor;  /* the stream whose ledger is joined next */
 	bool		join_refused; /* Redis does not let us ask */
+	int			prune_cursor;
+	int			claim_cursor; /* the stream whose foreign pending entries are looked at next */
+	SsEntryId	claim_after;  /* ... behind this id */
 
 	int64 wait_us; /* time spent waiting for Redis since the last batch */
 } SsPump;
@@ -90,8 +94,8 @@ extern SsPump *ss_pump_open(SsRun *run, int share, int nshares, bool session,
 extern void	   ss_pump_close(SsPump *pump);
 
 /*
- * Do the periodic tasks that are due (prepare groups, look for streams, sample, take over, join): nothing
- * may be outstanding.  ss_pump_task_due tells without doing.
+ * Do the periodic tasks that are due (prepare groups, look for streams, sample, take over, claim, join,
+ * prune): nothing may be outstanding.  The batch, empty before, may hold entries without a body then.  ss_pump_task_due tells without doing.
  */
 extern bool ss_pump_task_due(SsPump *pump);
 extern void ss_pump_tasks(SsPump *pump);
@@ -148,8 +152,30 @@ extern void ss_sample_step(SsPump *pump);
 
 /* ---- ss_takeover.c ---- */
 
-/* Take over the pending entries of consumers of ours that have no live worker; of a single stream only. */
-extern void ss_takeover_step(SsPump *pump);
+/*
+ * Take over the pending entries of consumers of ours that have no live worker;
+ * of a single stream only.  True if more is left than the batch can take: what
+ * is pending without being in the stream any more is put into it.
+ */
+extern bool ss_takeover_step(SsPump *pump);
+
+/* ---- ss_claim.c ---- */
+
+/*
+ * Claim ids (ascending) that are pending with a consumer, or with anybody
+ * (NULL), for at least so long.  Those that are pending and not in the stream
+ * any more are put into the batch.  Returns how many are ours now.  Leaves
+ * memory behind in CurrentMemoryContext.
+ */
+extern int ss_claim_ids(SsPump *pump, SsStream *stream, const SsEntryId *ids, int n, int64 idle_ms, const char *consumer);
+
+/* Claim some of what consumers that are not ours have had pending for claim_idle; true if there is more. */
+extern bool ss_claim_step(SsPump *pump);
+
+/* ---- ss_prune.c ---- */
+
+/* Forget old settled intervals of some streams; sets prune_due.  Not in a session. */
+extern void ss_prune_step(SsPump *pump);
 
 /* ---- ss_join.c ---- */
 

@@ -94,26 +94,26 @@ drop_pending(SsPump *pump, const SsStream *stream, SsEntryId after, SsEntryId *i
 
 	while (at < n)
 	{
-		SsEntryId *pending;
-		int		   npending;
-		int		   i = 0;
+		SsPendingEntry *pending;
+		int				npending;
+		int				i = 0;
 
-		ss_stream_append_pending(pump->redis, stream, pump->run->pipeline->consumer_group, after, last, PAGE_IDS, NULL);
+		ss_stream_append_pending(pump->redis, stream, pump->run->pipeline->consumer_group, 0, after, true, last, PAGE_IDS, NULL);
 		npending = ss_stream_parse_pending(receive(pump), &pending);
 
 		/* ids behind the last one of a full page are for the next page */
 		for (; at < n; at++)
 		{
-			if (npending == PAGE_IDS && ss_entryid_compare(ids[at], pending[npending - 1]) > 0)
+			if (npending == PAGE_IDS && ss_entryid_compare(ids[at], pending[npending - 1].id) > 0)
 				break;
-			while (i < npending && ss_entryid_compare(pending[i], ids[at]) < 0)
+			while (i < npending && ss_entryid_compare(pending[i].id, ids[at]) < 0)
 				i++;
-			if (i == npending || ss_entryid_compare(pending[i], ids[at]) != 0)
+			if (i == npending || ss_entryid_compare(pending[i].id, ids[at]) != 0)
 				ids[left++] = ids[at];
 		}
 		if (npending < PAGE_IDS)
 			break;
-		after = pending[npending - 1];
+		after = pending[npending - 1].id;
 	}
 	return left;
 }

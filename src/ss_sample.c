@@ -11,6 +11,7 @@
 #include "utils/wait_event.h"
 
 #include "ss_group.h"
+#include "ss_overrun.h"
 #include "ss_pump.h"
 #include "ss_stats.h"
 
@@ -20,8 +21,20 @@
 /* Bytes the replies about one stream may take. */
 #define INFO_LIMIT ((Size) 512 * 1024 * 1024)
 
-/* Fill a sample from the replies about one stream. */
+/* Keep what later tasks want to know of a stream. */
 static void
+remember(SsStream *stream, const SsStreamInfo *info, const SsGroupInfo *group, int64 foreign)
+{
+	stream->seen_at = GetCurrentTimestamp();
+	stream->seen_empty = info->length == 0;
+	stream->first = info->first;
+	stream->last_generated = info->last_generated;
+	stream->last_delivered = group->last_delivered;
+	stream->foreign_pending = foreign;
+}
+
+/* Fill a sample from the replies about one stream; returns the entries that were missed since the last one. */
+static int64
 fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsReply *groups_reply,
 			const SsReply *pending_reply, const SsReply *consumers_reply, SsStreamSample *sample)
 {
@@ -31,9 +44,11 @@ fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsR
 	SsGroupInfo		  group;
 	int64			  ours;
 	int64			  foreign;
+	int64			  missed = 0;
 	SsConsumerInfo	 *consumers;
 	int				  nconsumers;
 
+	stream->seen_at = 0;
 	sample->key.database = MyDatabaseId;
 	sample->key.pipeline = pipeline->id;
 	sample->key.stream = stream->id;
@@ -54,11 +69,17 @@ fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsR
 			sample->lag = group.lag;
 			if (ss_entryid_compare(group.last_delivered, info.last_generated) >= 0)
 				sample->lag = 0;
+			/* what was trimmed before it was delivered does not lag behind any more */
+			else if (info.length >= 0)
+				sample->lag = Min(sample->lag, info.length);
 			if (ss_stream_parse_pending_summary(pending_reply, pipeline->consumer, &ours, &foreign,
 												&sample->oldest_pending))
 			{
 				sample->pending = ours;
 				sample->foreign_pending = foreign;
+				remember(stream, &info, &group, foreign);
+				if (stream->prepared && state == SS_STREAM_OK && (!pump->run->tmpl->single || pump->share == 0))
+					missed = ss_overrun_count(stream, &info, &group);
 			}
 			nconsumers = ss_stream_parse_consumers(consumers_reply, &consumers);
 			ss_group_watch(pump, stream, &info, &group, consumers, nconsumers);
@@ -66,6 +87,7 @@ fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsR
 	}
 	sample->state = state;
 	strlcpy(sample->reason, stream->reason, sizeof(sample->reason));
+	return missed;
 }
 
 void
@@ -76,6 +98,8 @@ ss_sample_step(SsPump *pump)
 	SsArena		  arena;
 	int			  n = Min(STREAMS_A_STEP, pump->nstreams);
 	int			  at = pump->sample_cursor;
+	SsStream	 *streams[STREAMS_A_STEP];
+	int64		  missed[STREAMS_A_STEP];
 
 	if (n == 0)
 		return;
@@ -83,7 +107,7 @@ ss_sample_step(SsPump *pump)
 	saved = MemoryContextSwitchTo(scratch);
 	for (int i = 0; i < n; i++)
 	{
-		const SsStream *stream = pump->streams[(at + i) % pump->nstreams];
+		const SsStream *stream = streams[i] = pump->streams[(at + i) % pump->nstreams];
 
 		ss_stream_append_info(pump->redis, stream);
 		ss_stream_append_groups(pump->redis, stream);
@@ -104,11 +128,12 @@ ss_sample_step(SsPump *pump)
 		groups = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		pending = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
 		consumers = ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION);
-		fill_sample(pump, pump->streams[(at + i) % pump->nstreams], info, groups, pending, consumers, &sample);
+		missed[i] = fill_sample(pump, streams[i], info, groups, pending, consumers, &sample);
 		ss_stats_sample(&sample);
 		MemoryContextReset(scratch);
 	}
 	pump->sample_cursor = (at + n) % pump->nstreams;
+	ss_overrun_report(pump->run->pipeline, streams, missed, n);
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(scratch);
 }

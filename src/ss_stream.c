@@ -319,18 +319,23 @@ ss_stream_parse_scan(const SsReply *reply, const SsReply **keys)
 }
 
 void
-ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group,
-						 SsEntryId after, SsEntryId end, int count, const char *consumer)
+ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group, int64 idle_ms,
+						 SsEntryId from, bool behind, SsEntryId end, int count, const char *consumer)
 {
 	Arguments args;
 
-	start_command(&args, 7, "XPENDING");
+	start_command(&args, 9, "XPENDING");
 	add_key(&args, stream);
 	add_text(&args, group);
-	if (ss_entryid_compare(after, SS_ENTRYID_MIN) == 0)
-		add_text(&args, "-");
+	if (idle_ms > 0)
+	{
+		add_text(&args, "IDLE");
+		add_integer(&args, idle_ms);
+	}
+	if (!behind || ss_entryid_compare(from, SS_ENTRYID_MIN) == 0)
+		add_id(&args, from);
 	else
-		add_id_after(&args, after);
+		add_id_after(&args, from);
 	add_id(&args, end);
 	add_integer(&args, count);
 	if (consumer)
@@ -339,24 +344,25 @@ ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *gro
 }
 
 int
-ss_stream_parse_pending(const SsReply *reply, SsEntryId **ids)
+ss_stream_parse_pending(const SsReply *reply, SsPendingEntry **entries)
 {
 	ss_reply_expect(reply, SS_REPLY_ARRAY, 0, "XPENDING");
-	*ids = palloc_array(SsEntryId, reply->n + 1);
+	*entries = palloc_array(SsPendingEntry, reply->n + 1);
 	for (uint32 i = 0; i < reply->n; i++)
 	{
 		const SsReply *line = &reply->items[i];
 
-		if (line->type != SS_REPLY_ARRAY || line->n < 4)
+		if (line->type != SS_REPLY_ARRAY || line->n < 4 || line->items[1].type != SS_REPLY_STRING)
 			unexpected("XPENDING");
-		(*ids)[i] = expect_id(&line->items[0], "XPENDING");
+		(*entries)[i].id = expect_id(&line->items[0], "XPENDING");
+		(*entries)[i].consumer = line->items[1].str;
 	}
 	return reply->n;
 }
 
 void
 ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group,
-					   const char *consumer, const SsEntryId *ids, int nids)
+					   const char *consumer, int64 idle_ms, const SsEntryId *ids, int nids)
 {
 	Arguments args;
 
@@ -364,10 +370,41 @@ ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group
 	add_key(&args, stream);
 	add_text(&args, group);
 	add_text(&args, consumer);
-	add_text(&args, "0");
+	add_integer(&args, idle_ms);
 	for (int i = 0; i < nids; i++)
 		add_id(&args, ids[i]);
 	add_text(&args, "JUSTID");
+	finish_command(&args, redis);
+}
+
+int
+ss_stream_parse_claim(const SsReply *reply, SsEntryId **ids)
+{
+	int n = 0;
+
+	ss_reply_expect(reply, SS_REPLY_ARRAY, 0, "XCLAIM");
+	*ids = palloc_array(SsEntryId, reply->n + 1);
+	for (uint32 i = 0; i < reply->n; i++)
+		if (reply->items[i].type != SS_REPLY_NIL)
+			(*ids)[n++] = expect_id(&reply->items[i], "XCLAIM");
+	return n;
+}
+
+void
+ss_stream_append_multi(SsRedis *redis)
+{
+	Arguments args;
+
+	start_command(&args, 1, "MULTI");
+	finish_command(&args, redis);
+}
+
+void
+ss_stream_append_exec(SsRedis *redis)
+{
+	Arguments args;
+
+	start_command(&args, 1, "EXEC");
 	finish_command(&args, redis);
 }
 
@@ -479,8 +516,7 @@ ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *grou
 {
 	Arguments args;
 
-	start_command(&args, 1, "MULTI");
-	finish_command(&args, redis);
+	ss_stream_append_multi(redis);
 
 	start_command(&args, 6, "XGROUP");
 	add_text(&args, "CREATE");
@@ -492,7 +528,5 @@ ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *grou
 	finish_command(&args, redis);
 
 	ss_stream_append_createconsumer(redis, stream, group, marker);
-
-	start_command(&args, 1, "EXEC");
-	finish_command(&args, redis);
+	ss_stream_append_exec(redis);
 }

@@ -13,6 +13,7 @@
 #define SS_STREAM_H
 
 #include "ss_batch.h"
+#include "ss_catalog.h"
 #include "ss_ledger.h"
 #include "ss_redis.h"
 
@@ -73,7 +74,8 @@ typedef struct SsGroupInfo
 	bool	  exists;
 	SsEntryId last_delivered;
 	int64	  pending;
-	int64	  lag; /* -1: unknown */
+	int64	  lag;			/* -1: unknown */
+	int64	  entries_read; /* of those ever added, how many up to last_delivered; -1: unknown */
 } SsGroupInfo;
 
 /* One line of XINFO CONSUMERS. */
@@ -110,19 +112,34 @@ extern bool ss_stream_parse_create(const SsReply *reply, bool *intruded);
 extern void ss_stream_append_createconsumer(SsRedis *redis, const SsStream *stream, const char *group, const char *consumer);
 extern void ss_stream_append_delconsumer(SsRedis *redis, const SsStream *stream, const char *group, const char *consumer);
 
-/* XPENDING key group - end count [consumer]: ids in order, in CurrentMemoryContext.  consumer NULL: everybody's. */
-extern void ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group,
-									 SsEntryId after, SsEntryId end, int count, const char *consumer);
-extern int	ss_stream_parse_pending(const SsReply *reply, SsEntryId **ids);
+/* One line of XPENDING. */
+typedef struct SsPendingEntry
+{
+	SsEntryId	id;
+	const char *consumer; /* terminated, in the reply's arena */
+} SsPendingEntry;
+
+/*
+ * XPENDING key group [IDLE ms] from end count [consumer]: lines in order, in
+ * CurrentMemoryContext.  From behind an id or including it; those that were delivered
+ * at least idle_ms ago (0: all); consumer NULL: everybody's.
+ */
+extern void ss_stream_append_pending(SsRedis *redis, const SsStream *stream, const char *group, int64 idle_ms,
+									 SsEntryId from, bool behind, SsEntryId end, int count, const char *consumer);
+extern int	ss_stream_parse_pending(const SsReply *reply, SsPendingEntry **entries);
 
 /* XPENDING key group, the summary: total, lowest id, and how many belong to consumers whose name begins with prefix. */
 extern void ss_stream_append_pending_summary(SsRedis *redis, const SsStream *stream, const char *group);
 extern bool ss_stream_parse_pending_summary(const SsReply *reply, const char *prefix,
 											int64 *ours, int64 *foreign, SsEntryId *oldest);
 
-/* XCLAIM key group consumer 0 ids JUSTID: take over at once. */
+/* XCLAIM key group consumer idle_ms ids JUSTID.  parse returns the number of ids that were given, in CurrentMemoryContext. */
 extern void ss_stream_append_claim(SsRedis *redis, const SsStream *stream, const char *group,
-								   const char *consumer, const SsEntryId *ids, int nids);
+								   const char *consumer, int64 idle_ms, const SsEntryId *ids, int nids);
+extern int	ss_stream_parse_claim(const SsReply *reply, SsEntryId **ids);
+
+extern void ss_stream_append_multi(SsRedis *redis);
+extern void ss_stream_append_exec(SsRedis *redis);
 
 /* XRANGE key (after + COUNT n: entries into the batch as a run of their own; returns their number. */
 extern void ss_stream_append_range(SsRedis *redis, const SsStream *stream, SsEntryId after, int count);
@@ -147,15 +164,15 @@ extern void ss_stream_append_setid(SsRedis *redis, const SsStream *stream, const
 
 /* ---- ss_streamgap.c ---- */
 
-/* Ask about gaps between ids in one MULTI: so many replies, the last one counts. */
-#define SS_STREAM_GAP_REPLIES(n) ((n) + 4)
-extern void ss_stream_append_gaps(SsRedis *redis, const SsStream *stream, const char *group,
-								  const SsGap *gaps, int n);
+/* Ask about gaps between ids in one MULTI: returns the number of replies, the last one counts. */
+extern int ss_stream_append_gaps(SsRedis *redis, const SsStream *stream, const char *group,
+								 const SsGap *gaps, int n);
 
 /*
- * The EXEC's reply: sets empty of each gap.  False if nothing is proven of
+ * The EXEC's reply: sets the kind of each gap.  False if nothing is proven of
  * any: the stream, the group, or our marker in it is not there.
  */
-extern bool ss_stream_parse_gaps(const SsReply *reply, const char *marker, SsGap *gaps, int n);
+extern bool ss_stream_parse_gaps(const SsReply *reply, const SsPipeline *pipeline, const SsStream *stream,
+								 const char *marker, SsGap *gaps, int n);
 
 #endif /* SS_STREAM_H */

@@ -103,7 +103,7 @@ bool
 ss_stream_parse_groups(const SsReply *reply, const char *group, SsGroupInfo *info, SsStreamState *state)
 {
 	memset(info, 0, sizeof(*info));
-	info->lag = -1;
+	info->lag = info->entries_read = -1;
 	if (!check_key(reply, state))
 		return false;
 	ss_reply_expect(reply, SS_REPLY_ARRAY, 0, "XINFO GROUPS");
@@ -118,6 +118,7 @@ ss_stream_parse_groups(const SsReply *reply, const char *group, SsGroupInfo *inf
 		info->last_delivered = id_member(line, "last-delivered-id");
 		info->pending = integer_member(line, "pending");
 		info->lag = integer_member(line, "lag");
+		info->entries_read = integer_member(line, "entries-read");
 	}
 	return true;
 }

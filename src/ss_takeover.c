@@ -36,34 +36,38 @@ consumer_share(const SsPipeline *pipeline, const char *name)
 	return (int) share;
 }
 
-static void
+/* False if nothing is left, true if the batch is full. */
+static bool
 claim_all(SsPump *pump, SsStream *stream, const char *consumer, SsArena *arena)
 {
-	const char *group = pump->run->pipeline->consumer_group;
-	SsEntryId	after = SS_ENTRYID_MIN;
+	const SsPipeline *pipeline = pump->run->pipeline;
+	SsEntryId		  after = SS_ENTRYID_MIN;
 
-	for (;;)
+	while (pump->batch->nentries < pipeline->batch_size)
 	{
-		SsEntryId *ids;
-		int		   n;
+		SsPendingEntry *pending;
+		SsEntryId	   *ids;
+		int				n;
 
-		ss_stream_append_pending(pump->redis, stream, group, after, SS_ENTRYID_MAX, CLAIM_IDS, consumer);
-		n = ss_stream_parse_pending(ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION), &ids);
+		ss_stream_append_pending(pump->redis, stream, pipeline->consumer_group, 0, after, true, SS_ENTRYID_MAX, CLAIM_IDS, consumer);
+		n = ss_stream_parse_pending(ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION), &pending);
 		if (n == 0)
-			break;
-		ss_stream_append_claim(pump->redis, stream, group, pump->consumer, ids, n);
-		ss_reply_expect(ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION), SS_REPLY_ARRAY, 0, "XCLAIM");
+			return false;
+		ids = palloc_array(SsEntryId, n);
+		for (int i = 0; i < n; i++)
+			ids[i] = pending[i].id;
+		(void) ss_claim_ids(pump, stream, ids, n, 0, consumer);
 		after = ids[n - 1];
-		stream->recovered = false;
-		stream->pending_after = SS_ENTRYID_MIN;
 	}
+	return true;
 }
 
-void
+bool
 ss_takeover_step(SsPump *pump)
 {
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink takeover", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(scratch);
+	bool		  more = false;
 	SsArena		  arena;
 
 	ss_arena_init(&arena, scratch, 64 * 1024 * 1024);
@@ -87,10 +91,12 @@ ss_takeover_step(SsPump *pump)
 			ereport(LOG,
 					(errmsg("pipeline \"%s\" takes over " INT64_FORMAT " pending entries of stream \"%s\" from worker %d, which does not run",
 							pump->run->pipeline->name, consumers[j].pending, stream->name, share)));
-			claim_all(pump, stream, consumers[j].name, &arena);
+			if (claim_all(pump, stream, consumers[j].name, &arena))
+				more = true;
 			(void) ss_shmem_hold_share(-1);
 		}
 	}
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(scratch);
+	return more;
 }

@@ -80,14 +80,14 @@ look_at_consumers(SsRedis *redis, const SsPipeline *pipeline, const Goal *goal)
 	n = ss_stream_parse_consumers(ss_peek_reply(redis, REPLY_LIMIT), &consumers);
 	for (int i = 0; i < n; i++)
 	{
-		SsEntryId *ids;
+		SsPendingEntry *pending;
 
 		if (consumers[i].pending == 0 || strncmp(consumers[i].name, pipeline->consumer, len) != 0 ||
 			(consumers[i].name[len] != ':' && consumers[i].name[len] != '\0'))
 			continue;
-		ss_stream_append_pending(redis, goal->stream, pipeline->consumer_group,
-								 SS_ENTRYID_MIN, goal->pending_end, 1, consumers[i].name);
-		if (ss_stream_parse_pending(ss_peek_reply(redis, REPLY_LIMIT), &ids) > 0)
+		ss_stream_append_pending(redis, goal->stream, pipeline->consumer_group, 0,
+								 SS_ENTRYID_MIN, true, goal->pending_end, 1, consumers[i].name);
+		if (ss_stream_parse_pending(ss_peek_reply(redis, REPLY_LIMIT), &pending) > 0)
 			return false;
 	}
 	return true;

@@ -193,6 +193,13 @@ SELECT * FROM define_refused('linger=''1 month''');
 SELECT * FROM define_refused('retry_backoff=''-1 s''');
 SELECT * FROM define_refused('retry_backoff_max=''2 days''');
 SELECT * FROM define_refused('ledger_retention=''1 year''');
+SELECT * FROM define_refused('ledger_retention=''59 min''');
+SELECT * FROM define_refused('claim_idle=''999 ms''');
+-- claiming sooner than a batch may take is allowed, and said to be dangerous
+SELECT streamsink.create_pipeline('claims', 'define_server', 's', 'define_target', claim_idle => '1 min', ledger_retention => '1 hour', connect => false);
+SELECT streamsink.alter_pipeline('claims', claim_idle => '10 min');
+SELECT claim_idle, ledger_retention FROM streamsink.pipelines WHERE name = 'claims';
+SELECT streamsink.drop_pipeline('claims');
 SELECT * FROM define_refused('on_error=''skip''');
 SELECT * FROM define_refused('on_error=NULL');
 SELECT * FROM define_refused('retry_growth=''fast''');
@@ -230,9 +237,8 @@ SET TimeZone = 'UTC';
 -- Not supported yet: refused, never ignored; their defaults are fine
 -- ---------------------------------------------------------------------------
 SELECT a AS argument, f FROM unnest(ARRAY['transform=''SELECT 1''', 'create_target=true', 'evolve=true',
-	'dead_letter_stream=''dead''', 'dead_letter_retention=''1 day''', 'trim_after=''1 day''', 'claim_idle=''1 min''',
-	'max_dead_letter_rate=0.5', 'max_retries=3',
-	'ledger_retention=''1 day''']) AS a,
+	'dead_letter_stream=''dead''', 'dead_letter_retention=''1 day''', 'trim_after=''1 day''',
+	'max_dead_letter_rate=0.5', 'max_retries=3']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,
 	evolve => false, on_replaced_stream => 'stop', max_retries => NULL, connect => false);

@@ -25,6 +25,12 @@ CREATE FUNCTION ledger_test.folded(stream int, from_id entry_id, max int, OUT fi
 	AS '$libdir/streamsink', 'streamsink_test_ledger_folded' LANGUAGE C STRICT;
 CREATE FUNCTION ledger_test.join_gaps(pipeline int, stream int, before entry_id[], after entry_id[], empty bool[]) RETURNS int
 	AS '$libdir/streamsink', 'streamsink_test_ledger_join' LANGUAGE C STRICT;
+CREATE FUNCTION ledger_test.join_kinds(pipeline int, stream int, before entry_id[], after entry_id[], kind int[]) RETURNS int8[]
+	AS '$libdir/streamsink', 'streamsink_test_ledger_join_kinds' LANGUAGE C STRICT;
+CREATE FUNCTION ledger_test.newest(stream int, n int) RETURNS entry_id
+	AS '$libdir/streamsink', 'streamsink_test_ledger_newest' LANGUAGE C STRICT;
+CREATE FUNCTION ledger_test.prune(pipeline int, stream int, first_there entry_id, last_given entry_id, before timestamptz, max int) RETURNS int
+	AS '$libdir/streamsink', 'streamsink_test_ledger_prune' LANGUAGE C STRICT;
 
 -- nothing yet
 SELECT * FROM ledger_test.intervals(-1, 1, true);
@@ -205,6 +211,33 @@ SELECT ledger_test.join_gaps(-4, 2, '{18446744073709551615-18446744073709551615}
 SELECT ledger_test.delete_all(-4);
 SELECT * FROM ledger_test.segments;
 
+-- kinds of gaps: kept (0), empty, unseen, foreign, each counted where it was joined
+SELECT ledger_test.settle(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100);
+SELECT ledger_test.join_kinds(-4, 1, '{10-0,20-0,30-0,40-0,60-0,70-0,80-0}', '{20-0,30-0,40-0,50-0,70-0,80-0,91-0}', '{1,2,3,0,2,2,3}');
+SELECT * FROM ledger_test.segments;
+-- where the newest intervals begin, over segments and in them
+SELECT n, ledger_test.newest(1, n) FROM generate_series(-1, 6) n;
+SELECT ledger_test.newest(2, 1);
+
+-- forgetting: what ends before an id and is old, lowest first, and never the newest one
+SELECT ledger_test.delete_all(-4);
+SELECT ledger_test.settle(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100);
+SELECT ledger_test.settle(2, 10, 20);
+SELECT ledger_test.prune(-4, 1, '55-0', '100-0', now() - interval '1 day', 100) AS young, ledger_test.prune(-4, 1, '10-0', '100-0', 'infinity', 100) AS there,
+	ledger_test.prune(-4, 1, '55-0', '99-0', 'infinity', 100) AS went_back, ledger_test.prune(-4, 7, '55-0', '99-0', 'infinity', 100) AS none;
+SELECT ledger_test.prune(-4, 1, '31-0', '100-0', 'infinity', 100);
+SELECT * FROM ledger_test.segments;
+SELECT ledger_test.prune(-4, 1, '61-0', '100-0', 'infinity', 1) AS one_piece, ledger_test.prune(-4, 1, '61-0', '100-0', 'infinity', 100) AS the_rest;
+SELECT * FROM ledger_test.segments;
+-- one that reaches beyond the id stays whole
+SELECT ledger_test.join_kinds(-4, 1, '{70-0}', '{80-0}', '{1}');
+SELECT ledger_test.prune(-4, 1, '75-0', '100-0', 'infinity', 100), ledger_test.prune(-4, 1, '200-0', '300-0', 'infinity', 100);
+SELECT * FROM ledger_test.segments;
+-- and it goes on behind what is left
+SELECT ledger_test.settle(1, 110, 120, 5);
+SELECT * FROM ledger_test.segments;
+SELECT ledger_test.delete_all(-4);
+
 -- at random: what was appended, in a table, is what is loaded, before, between and after folds
 CREATE TABLE ledger_test.model (stream int, first entry_id, last entry_id, hash int8, n int);
 SELECT setseed(0.42) IS NOT NULL AS seeded;
@@ -314,6 +347,39 @@ CALL ledger_test.append_some(200, 6000);
 SELECT ledger_test.fold(-7, 1000);
 CALL ledger_test.compare(NULL, NULL);
 SELECT ledger_test.join_some(0.9) > 10 AS many;
+CALL ledger_test.compare(NULL, NULL);
+-- forgotten at random, in pieces
+CREATE FUNCTION ledger_test.prune_some(part float) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	s int;
+	pruned bigint := 0;
+	here int;
+	bound entry_id;
+	high entry_id;
+BEGIN
+	FOR s IN SELECT generate_series(1, 40) LOOP
+		high := (ledger_test.highs(-7, ARRAY[s]))[1];
+		bound := ((random() * part * 5000)::int || '-0')::entry_id;
+		IF ledger_test.newest(s, 3) IS DISTINCT FROM coalesce((SELECT first FROM ledger_test.folded(s, '0-0', 1000000) WHERE first IS NOT NULL ORDER BY first DESC OFFSET 2 LIMIT 1), '0-0') THEN
+			RAISE 'the newest ones of stream % are others', s;
+		END IF;
+		-- what ends before the bound goes, but for the newest
+		DELETE FROM ledger_test.model m WHERE m.stream = s
+			AND EXISTS (SELECT FROM ledger_test.folded(s, '0-0', 1000000) i WHERE m.first >= i.first AND m.last <= i.last AND i.last < bound AND i.last < high);
+		LOOP
+			here := ledger_test.prune(-7, s, bound, high, 'infinity', 1 + (random() * 5)::int);
+			EXIT WHEN here = 0;
+			pruned := pruned + here;
+		END LOOP;
+	END LOOP;
+	RETURN pruned;
+END $$;
+CALL ledger_test.append_some(200, 6000);
+SELECT ledger_test.fold(-7, 1000) AS folded;
+SELECT ledger_test.prune_some(0.5) > 10 AS some;
+CALL ledger_test.compare(NULL, NULL);
+CALL ledger_test.append_some(50, 6000);
+SELECT ledger_test.fold(-7, 1000) AS folded;
 CALL ledger_test.compare(NULL, NULL);
 -- and single ids
 SELECT count(*) AS asked, count(*) FILTER (WHERE ledger_test.contains(-7, stream, id, stream) <>
