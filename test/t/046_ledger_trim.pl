@@ -42,7 +42,8 @@ sub settle
 	my ($rounds) = @_;
 	foreach (1 .. $rounds)
 	{
-		produce($redis, 's', map { { v => ++$entries } } 1 .. 3);
+		# at once, so that they are one interval
+		$redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 's', '*', 'v', ++$entries) } 1 .. 3), resp('EXEC'));
 		$rows += 3;
 		poll_until(sub { sql('SELECT count(*) FROM t') == $rows }, "$rows rows");
 	}
