@@ -21,6 +21,7 @@ REGRESS = \
 	conflict \
 	errors \
 	dead_letters \
+	dead_letter_limits \
 	privileges \
 	hygiene
 ISOLATION = \
@@ -100,7 +101,10 @@ endif
 
 else
 
-TOOLS_MISSING := $(shell for t in $(PG_CONFIG) $(PKG_CONFIG); do command -v $$t >/dev/null || echo $$t; done)
+LIBS = hiredis libcjson
+find_missing = for t in $(PG_CONFIG) $(PKG_CONFIG); do command -v $$t >/dev/null || echo $$t; done; \
+	for l in $(LIBS); do $(PKG_CONFIG) --exists $$l 2>/dev/null || echo $$l; done
+TOOLS_MISSING := $(shell $(find_missing))
 
 ifneq ($(TOOLS_MISSING),)
 
@@ -110,12 +114,13 @@ ifeq ($(MAKECMDGOALS),)
 endif
 .PHONY: all $(MAKECMDGOALS)
 all $(MAKECMDGOALS): | tools
-	@if command -v $(PG_CONFIG) >/dev/null && command -v $(PKG_CONFIG) >/dev/null; \
+	@missing=$$($(find_missing)); \
+	if [ -z "$$missing" ]; \
 	then $(MAKE) $@; \
-	else echo 'still not found: $(TOOLS_MISSING)' >&2; exit 1; fi
+	else echo "still not found:" $$missing >&2; exit 1; fi
 .PHONY: tools
 tools:
-	@echo 'not found: $(TOOLS_MISSING)'
+	@echo 'not found: $(TOOLS_MISSING) (Debian has libhiredis-dev and libcjson-dev; make setup installs what is missing)'
 ifdef NO_SETUP
 	@exit 1
 else
@@ -124,8 +129,8 @@ endif
 
 else
 
-LIBS_CFLAGS := $(shell $(PKG_CONFIG) --cflags hiredis)
-LIBS_LIBS := $(shell $(PKG_CONFIG) --libs hiredis)
+LIBS_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIBS))
+LIBS_LIBS := $(shell $(PKG_CONFIG) --libs $(LIBS))
 
 PG_CPPFLAGS = -Isrc $(LIBS_CFLAGS) -DSTREAMSINK_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS = -fvisibility=hidden

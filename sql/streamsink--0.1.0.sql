@@ -281,6 +281,7 @@ CREATE TABLE streamsink.pipeline (
 	max_dead_letter_rate  real,
 	dead_letter_stream    text,
 	dead_letter_retention interval,
+	max_dead_letters      int8,
 	trim_after            interval,
 	claim_idle            interval,
 	on_replaced_stream    text        NOT NULL,
@@ -380,6 +381,8 @@ CREATE TABLE streamsink.dead_letter (
 COMMENT ON TABLE streamsink.dead_letter IS 'entries that were refused; see the view dead_letters';
 CREATE INDEX dead_letter_pipeline_idx ON streamsink.dead_letter (pipeline, id);
 COMMENT ON INDEX streamsink.dead_letter_pipeline_idx IS 'finds the dead letters of a pipeline in order';
+CREATE INDEX dead_letter_failed_idx ON streamsink.dead_letter (pipeline, failed_at);
+COMMENT ON INDEX streamsink.dead_letter_failed_idx IS 'finds the dead letters of a pipeline that are older than a time';
 SELECT pg_catalog.pg_extension_config_dump('streamsink.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('streamsink.dead_letter_id_seq', '');
 
@@ -456,7 +459,7 @@ CREATE FUNCTION streamsink.create_pipeline(
 	max_retries int = NULL, retry_backoff interval = '500 ms',
 	retry_backoff_max interval = '1 min', retry_growth text = 'exponential',
 	max_dead_letter_rate real = NULL, dead_letter_stream text = NULL,
-	dead_letter_retention interval = NULL, trim_after interval = NULL,
+	dead_letter_retention interval = NULL, max_dead_letters bigint = NULL, trim_after interval = NULL,
 	claim_idle interval = NULL, on_replaced_stream text = 'stop', on_lost_group text = NULL,
 	max_entry_bytes bigint = 67108864, ledger_retention interval = '7 days',
 	allow_inexact bool = false, create_target bool = false, evolve bool = false,
@@ -472,7 +475,7 @@ CREATE FUNCTION streamsink.alter_pipeline(
 	max_retries int = NULL, retry_backoff interval = NULL,
 	retry_backoff_max interval = NULL, retry_growth text = NULL,
 	max_dead_letter_rate real = NULL, dead_letter_stream text = NULL,
-	dead_letter_retention interval = NULL, trim_after interval = NULL,
+	dead_letter_retention interval = NULL, max_dead_letters bigint = NULL, trim_after interval = NULL,
 	claim_idle interval = NULL, on_replaced_stream text = NULL, on_lost_group text = NULL,
 	max_entry_bytes bigint = NULL, ledger_retention interval = NULL,
 	allow_inexact bool = NULL, create_target bool = NULL, evolve bool = NULL,
@@ -531,13 +534,13 @@ COMMENT ON FUNCTION streamsink.statement(text) IS 'the SQL that a pipeline runs 
 
 COMMENT ON FUNCTION streamsink.create_pipeline(
 	text, text, text, text, text, text, jsonb, text, text, text, text, text, text, int, int,
-	bigint, interval, text, int, interval, interval, text, real, text, interval, interval,
-	interval, text, text, bigint, interval, bool, bool, bool, jsonb, bool, bool)
+	bigint, interval, text, int, interval, interval, text, real, text, interval, bigint,
+	interval, interval, text, text, bigint, interval, bool, bool, bool, jsonb, bool, bool)
 	IS 'defines a pipeline from Redis streams into a table, stopped at first; with connect it is checked against Redis, which is only read';
 COMMENT ON FUNCTION streamsink.alter_pipeline(
 	text, text, text, text, text, text, jsonb, text, text, text, text, text, text, int, int,
-	bigint, interval, text, int, interval, interval, text, real, text, interval, interval,
-	interval, text, text, bigint, interval, bool, bool, bool, jsonb, bool,
+	bigint, interval, text, int, interval, interval, text, real, text, interval, bigint,
+	interval, interval, text, text, bigint, interval, bool, bool, bool, jsonb, bool,
 	text[], text, text)
 	IS 'changes what is given of a pipeline, resets what is named to its default, renames it or gives it to another owner';
 COMMENT ON FUNCTION streamsink.drop_pipeline(text, bool, bool)
@@ -609,6 +612,12 @@ CREATE FUNCTION streamsink.discard_dead_letters_before(name text, before timesta
 	AS 'MODULE_PATHNAME', 'streamsink_discard_dead_letters_before' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION streamsink.discard_dead_letters_before(text, timestamptz) IS
 	'deletes the dead letters of a pipeline that failed last before a time; returns their number';
+
+-- STABLE: as a condition on an id it is asked once, and the ids are found by an index.
+CREATE FUNCTION streamsink.dead_letter_ids(name text, after bigint = 0, n int = 1000) RETURNS bigint[]
+	AS 'MODULE_PATHNAME', 'streamsink_dead_letter_ids' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION streamsink.dead_letter_ids(text, bigint, int) IS
+	'ids of the next dead letters of a pipeline behind one, in order: a page of them, however many there are';
 
 -- Pipelines whose owner the current user is a member of: their dead letters hold
 -- data, so pg_monitor does not see them.  An owner that was dropped leaves superusers.
@@ -749,7 +758,7 @@ CREATE VIEW streamsink.pipelines WITH (security_barrier) AS
 		p.row_type, p.transform, p.columns, p.payload, p.rest, p.on_conflict, p.key,
 		p.consumer_group, p.start_from, p.workers, p.batch_size, p.batch_bytes, p.linger,
 		p.on_error, p.max_retries, p.retry_backoff, p.retry_backoff_max, p.retry_growth,
-		p.max_dead_letter_rate, p.dead_letter_stream, p.dead_letter_retention, p.trim_after,
+		p.max_dead_letter_rate, p.dead_letter_stream, p.dead_letter_retention, p.max_dead_letters, p.trim_after,
 		p.claim_idle, p.on_replaced_stream, p.on_lost_group, p.max_entry_bytes,
 		p.ledger_retention, p.allow_inexact, p.create_target, p.evolve,
 		p.settings, p.created_at, p.altered_at, p.id

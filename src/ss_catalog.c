@@ -242,6 +242,14 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 		return NULL;
 	pipeline->on_lost_group = (SsOnLost) word;
 
+	pipeline->dead_letter_stream = TEXT_OF(dead_letter_stream);
+	pipeline->max_dead_letters = IS_NULL(max_dead_letters) ? -1 : DatumGetInt64(VALUE(max_dead_letters));
+	pipeline->dead_letter_retention_ms = -1;
+	if (!IS_NULL(dead_letter_retention) &&
+		!read_interval(name, "dead_letter_retention", VALUE(dead_letter_retention),
+					   &pipeline->dead_letter_retention_ms, elevel))
+		return NULL;
+
 	pipeline->max_entry_bytes = DatumGetInt64(VALUE(max_entry_bytes));
 	pipeline->allow_inexact = DatumGetBool(VALUE(allow_inexact));
 	pipeline->settings = DatumGetJsonbPCopy(VALUE(settings));

@@ -49,6 +49,7 @@ typedef enum SsPipelineColumn
 	SS_PIPELINE_max_dead_letter_rate,
 	SS_PIPELINE_dead_letter_stream,
 	SS_PIPELINE_dead_letter_retention,
+	SS_PIPELINE_max_dead_letters,
 	SS_PIPELINE_trim_after,
 	SS_PIPELINE_claim_idle,
 	SS_PIPELINE_on_replaced_stream,
@@ -152,7 +153,10 @@ typedef struct SsPipeline
 	SsGrowth	 retry_growth;
 	SsOnReplaced on_replaced_stream;
 	SsOnLost	 on_lost_group;
-	int64		 claim_idle_ms; /* -1: never */
+	int64		 claim_idle_ms;			   /* -1: never */
+	char		*dead_letter_stream;	   /* where dead letters are copied to, or NULL */
+	int64		 dead_letter_retention_ms; /* -1: for ever */
+	int64		 max_dead_letters;		   /* -1: no limit */
 	int64		 max_entry_bytes;
 	int64		 ledger_retention_ms;
 	bool		 allow_inexact;

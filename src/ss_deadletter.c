@@ -20,48 +20,19 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "ss_announce.h"
 #include "ss_deadletter.h"
+#include "ss_deadletterrow.h"
+#include "ss_guc.h"
 #include "ss_rawfields.h"
 
 /* Bytes kept of a message. */
 #define MAX_MESSAGE_BYTES 8192
-
-enum
-{
-	LETTER_id = 1,
-	LETTER_pipeline,
-	LETTER_stream,
-	LETTER_entry_id,
-	LETTER_raw,
-	LETTER_edited,
-	LETTER_stage,
-	LETTER_sqlstate,
-	LETTER_error,
-	LETTER_detail,
-	LETTER_table_name,
-	LETTER_column_name,
-	LETTER_constraint_name,
-	LETTER_attempts,
-	LETTER_first_failed_at,
-	LETTER_failed_at,
-	LETTER_truncated,
-	LETTER_NCOLUMNS = LETTER_truncated
-};
-
-enum
-{
-	ATTEMPT_dead_letter = 1,
-	ATTEMPT_attempt,
-	ATTEMPT_failed_at,
-	ATTEMPT_stage,
-	ATTEMPT_sqlstate,
-	ATTEMPT_error,
-	ATTEMPT_NCOLUMNS = ATTEMPT_error
-};
 
 /* ---- adding ---- */
 
@@ -118,9 +89,23 @@ insert_attempt(Relation attempts, CatalogIndexState indexes, int64 id, int32 att
 	CatalogTupleInsertWithInfo(attempts, heap_form_tuple(RelationGetDescr(attempts), values, nulls), indexes);
 }
 
+/* The error's detail, behind a word about what of the entry is not kept. */
+static const char *
+letter_detail(const SsEntry *entry, const SsRefusal *refusal, bool cut)
+{
+	const char *detail = refusal->error->detail;
+
+	if (!cut)
+		return detail;
+	if (detail == NULL)
+		return ss_rawfields_describe_cut(entry);
+	return psprintf("%s %s", ss_rawfields_describe_cut(entry), detail);
+}
+
+/* *detail gets the detail of the error as it is stored, or NULL. */
 static HeapTuple
 form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntry *entry,
-			const SsRefusal *refusal, TimestampTz now)
+			const SsRefusal *refusal, TimestampTz now, const char **detail)
 {
 	Datum	  values[LETTER_NCOLUMNS] = {0};
 	bool	  nulls[LETTER_NCOLUMNS] = {0};
@@ -134,14 +119,8 @@ form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntr
 	values[LETTER_raw - 1] = PointerGetDatum(ss_rawfields_from_entry(entry, &cut));
 	nulls[LETTER_edited - 1] = true;
 	set_reason(values, nulls, refusal, now);
-	if (cut > 0)
-	{
-		const char *detail = ss_rawfields_describe_cut(entry);
-
-		if (refusal->error->detail != NULL)
-			detail = psprintf("%s %s", detail, refusal->error->detail);
-		set_optional_text(values, nulls, LETTER_detail, detail);
-	}
+	*detail = letter_detail(entry, refusal, cut > 0);
+	set_optional_text(values, nulls, LETTER_detail, *detail);
 	values[LETTER_attempts - 1] = Int32GetDatum(1);
 	values[LETTER_first_failed_at - 1] = TimestampTzGetDatum(now);
 	values[LETTER_truncated - 1] = BoolGetDatum(cut > 0);
@@ -159,10 +138,12 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 	MemoryContext	  work;
 	MemoryContext	  oldcontext;
 	TimestampTz		  now = GetCurrentTimestamp();
+	int64			  before;
 	int				  i;
 
 	if (batch->nrefusals == 0)
 		return;
+	before = ss_deadletter_count(pipeline->id, Max(ss_guc_dead_letter_threshold, 1));
 
 	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
 	attempts = ss_catalog_open("dead_letter_attempt", RowExclusiveLock, false);
@@ -174,15 +155,19 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 	for (i = 0; i < batch->nrefusals; i++)
 	{
 		const SsRefusal *refusal = &batch->refusals[i];
+		const SsEntry	*entry = &batch->entries[refusal->entry];
+		const char		*detail;
 		int64			 id = ss_catalog_nextval("dead_letter_id_seq");
 
 		CHECK_FOR_INTERRUPTS();
-		CatalogTupleInsertWithInfo(letters,
-								   form_letter(letters, id, pipeline, &batch->entries[refusal->entry], refusal, now),
+		CatalogTupleInsertWithInfo(letters, form_letter(letters, id, pipeline, entry, refusal, now, &detail),
 								   letter_indexes);
 		insert_attempt(attempts, attempt_indexes, id, 1, refusal, now);
+		ss_announce_copy(pipeline, id, entry, refusal, detail, now);
 		MemoryContextReset(work);
 	}
+
+	ss_announce_batch(pipeline, batch, before);
 
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(work);
@@ -200,56 +185,33 @@ ss_deadletter_lock(int32 pipeline_id)
 	LockDatabaseObject(ss_catalog_relation("dead_letter", false), (Oid) pipeline_id, 0, ExclusiveLock);
 }
 
-/* Begin a scan for one dead letter by id, or for all of a pipeline. */
-static SysScanDesc
-begin_letter_scan(Relation letters, int column, Datum value)
+bool
+ss_deadletter_try_lock(int32 pipeline_id)
 {
-	ScanKeyData key;
-	bool		by_id = column == LETTER_id;
+	LOCKTAG tag;
 
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, by_id ? F_INT8EQ : F_INT4EQ, value);
-	return systable_beginscan(letters,
-							  ss_catalog_relation(by_id ? "dead_letter_pkey" : "dead_letter_pipeline_idx", false),
-							  true, NULL, 1, &key);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ss_catalog_relation("dead_letter", false), (Oid) pipeline_id, 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
 }
 
-int64
-ss_deadletter_ids(int32 pipeline_id, int64 **ids)
+/* Begin a scan for one dead letter. */
+static SysScanDesc
+begin_letter_scan(Relation letters, int64 id)
 {
-	Relation	letters = ss_catalog_open("dead_letter", AccessShareLock, false);
-	Relation	index = index_open(ss_catalog_relation("dead_letter_pipeline_idx", false), AccessShareLock);
 	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	int64		capacity = 64;
-	int64		n = 0;
 
-	*ids = palloc(capacity * sizeof(int64));
-	ScanKeyInit(&key, LETTER_pipeline, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(pipeline_id));
-	scan = systable_beginscan_ordered(letters, index, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
-	{
-		bool isnull;
-
-		CHECK_FOR_INTERRUPTS();
-		if (n == capacity)
-		{
-			capacity *= 2;
-			*ids = repalloc_huge(*ids, capacity * sizeof(int64));
-		}
-		(*ids)[n++] = DatumGetInt64(heap_getattr(tuple, LETTER_id, RelationGetDescr(letters), &isnull));
-	}
-	systable_endscan_ordered(scan);
-	index_close(index, AccessShareLock);
-	table_close(letters, AccessShareLock);
-	return n;
+	ScanKeyInit(&key, LETTER_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	return systable_beginscan(letters, ss_catalog_relation("dead_letter_pkey", false), true, NULL, 1, &key);
 }
 
 SsDeadLetter *
 ss_deadletter_fetch(int64 id)
 {
 	Relation	  letters = ss_catalog_open("dead_letter", AccessShareLock, false);
-	SysScanDesc	  scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
+	SysScanDesc	  scan = begin_letter_scan(letters, id);
 	HeapTuple	  tuple = systable_getnext(scan);
 	SsDeadLetter *letter = NULL;
 
@@ -288,7 +250,7 @@ static bool
 read_int32(int64 id, int column, int32 *value)
 {
 	Relation	letters = ss_catalog_open("dead_letter", AccessShareLock, false);
-	SysScanDesc scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
+	SysScanDesc scan = begin_letter_scan(letters, id);
 	HeapTuple	tuple = systable_getnext(scan);
 	bool		found = HeapTupleIsValid(tuple);
 	bool		isnull;
@@ -308,8 +270,8 @@ ss_deadletter_pipeline(int64 id, int32 *pipeline_id)
 
 /* ---- changing ---- */
 
-static void
-delete_attempts(Relation attempts, int64 id)
+void
+ss_deadletter_delete_attempts(Relation attempts, int64 id)
 {
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -328,14 +290,14 @@ ss_deadletter_delete(int64 id)
 {
 	Relation	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
 	Relation	attempts = ss_catalog_open("dead_letter_attempt", RowExclusiveLock, false);
-	SysScanDesc scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
+	SysScanDesc scan = begin_letter_scan(letters, id);
 	HeapTuple	tuple = systable_getnext(scan);
 	bool		found = HeapTupleIsValid(tuple);
 
 	if (found)
 	{
 		CatalogTupleDelete(letters, &tuple->t_self);
-		delete_attempts(attempts, id);
+		ss_deadletter_delete_attempts(attempts, id);
 	}
 	systable_endscan(scan);
 	table_close(attempts, RowExclusiveLock);
@@ -349,7 +311,7 @@ static bool
 update_letter(int64 id, const Datum *values, const bool *nulls, const bool *replace)
 {
 	Relation	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
-	SysScanDesc scan = begin_letter_scan(letters, LETTER_id, Int64GetDatum(id));
+	SysScanDesc scan = begin_letter_scan(letters, id);
 	HeapTuple	tuple = systable_getnext(scan);
 	bool		found = HeapTupleIsValid(tuple);
 
@@ -418,44 +380,4 @@ ss_deadletter_edit(int64 id, Jsonb *fields)
 	if (fields != NULL)
 		values[LETTER_edited - 1] = JsonbPGetDatum(fields);
 	return update_letter(id, values, nulls, replace);
-}
-
-int64
-ss_deadletter_delete_before(int32 pipeline_id, TimestampTz before)
-{
-	Relation	letters;
-	Relation	attempts;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	int64		n = 0;
-
-	ss_deadletter_lock(pipeline_id);
-	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
-	attempts = ss_catalog_open("dead_letter_attempt", RowExclusiveLock, false);
-	scan = begin_letter_scan(letters, LETTER_pipeline, Int32GetDatum(pipeline_id));
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		TupleDesc desc = RelationGetDescr(letters);
-		bool	  isnull;
-		int64	  id = DatumGetInt64(heap_getattr(tuple, LETTER_id, desc, &isnull));
-
-		CHECK_FOR_INTERRUPTS();
-		if (!TIMESTAMP_IS_NOEND(before) &&
-			DatumGetTimestampTz(heap_getattr(tuple, LETTER_failed_at, desc, &isnull)) >= before)
-			continue;
-		CatalogTupleDelete(letters, &tuple->t_self);
-		delete_attempts(attempts, id);
-		n++;
-	}
-	systable_endscan(scan);
-	table_close(attempts, RowExclusiveLock);
-	table_close(letters, RowExclusiveLock);
-	CommandCounterIncrement();
-	return n;
-}
-
-void
-ss_deadletter_delete_all(int32 pipeline_id)
-{
-	ss_deadletter_delete_before(pipeline_id, DT_NOEND);
 }

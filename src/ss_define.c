@@ -94,8 +94,9 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(retry_backoff_max, INTERVALOID, "1 min", 0, check_interval, 0, DAY_MS),
 	ARGUMENT(retry_growth, TEXTOID, "exponential", 0, check_word, .words = ss_catalog_growth_words),
 	ARGUMENT(max_dead_letter_rate, FLOAT4OID, NULL, NULLABLE | LATER),
-	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE | LATER, check_text, 1, SS_STREAM_NAME_MAX),
-	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
+	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE, check_text, 1, SS_STREAM_NAME_MAX),
+	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE, check_interval, 1000, PG_INT64_MAX),
+	ARGUMENT(max_dead_letters, INT8OID, NULL, NULLABLE, check_integer, 1, PG_INT64_MAX),
 	ARGUMENT(trim_after, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
 	ARGUMENT(on_replaced_stream, TEXTOID, "stop", 0, check_word, .words = ss_catalog_replaced_words),
 	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE, check_word, .words = ss_catalog_lost_words),
@@ -468,6 +469,16 @@ ss_define_check_whole(const SsDefinition *def)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"key\" is given, but \"on_conflict\" is \"error\""),
 				 errhint("Set on_conflict to nothing or update, or leave key out.")));
+	if (!IS_NULL(def, dead_letter_stream))
+	{
+		SsTemplate *tmpl = ss_template_parse(TextDatumGetCString(VALUE(def, stream)));
+
+		if (tmpl->single && strcmp(tmpl->key, TextDatumGetCString(VALUE(def, dead_letter_stream))) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"dead_letter_stream\" is the stream that the pipeline reads"),
+					 errhint("Copies of dead letters need a stream of their own.")));
+	}
 }
 
 void

@@ -30,6 +30,7 @@ int	 ss_guc_sample_interval = 2000;
 int	 ss_guc_fold_rows = 256;
 int	 ss_guc_ledger_join_age = 600000;
 int	 ss_guc_ledger_apart = 1000;
+int	 ss_guc_dead_letter_threshold = 1000;
 bool ss_guc_bulk_insert = true;
 
 static void
@@ -80,6 +81,10 @@ ss_guc_init(void)
 			   "Sets the number of a stream's newest intervals of settled entries that are kept apart by what was trimmed or read by others.",
 			   "Older ones are joined over such gaps, which are counted.",
 			   &ss_guc_ledger_apart, 1, INT_MAX, PGC_SIGHUP, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE);
+	define_int("streamsink.dead_letter_threshold",
+			   "Sets the number of dead letters of a pipeline that is notified.",
+			   "When a batch brings it there, the channel streamsink_dead_letters is told. Zero turns that off.",
+			   &ss_guc_dead_letter_threshold, 0, 100000, PGC_SIGHUP, 0);
 	DefineCustomBoolVariable("streamsink.bulk_insert",
 							 "Inserts rows by the page where the generated INSERT does nothing else.",
 							 "Off: the statement is executed always, and seen by extensions that watch statements.",

@@ -18,9 +18,10 @@ extern int ss_guc_batch_timeout;	  /* ms one batch may take, 0: no limit */
 extern int ss_guc_sample_interval;	  /* ms between samples of stream lengths and lag */
 extern int ss_guc_fold_rows;		  /* log rows that start a fold of the ledger */
 
-extern int	ss_guc_ledger_join_age; /* ms since two settled intervals before they may be joined */
-extern int	ss_guc_ledger_apart;	/* newest intervals of a stream that are joined over a gap only if it is proven empty */
-extern bool ss_guc_bulk_insert;		/* past the statement where that means the same */
+extern int	ss_guc_ledger_join_age;		  /* ms since two settled intervals before they may be joined */
+extern int	ss_guc_ledger_apart;		  /* newest intervals of a stream that are joined over a gap only if it is proven empty */
+extern bool ss_guc_bulk_insert;			  /* past the statement where that means the same */
+extern int	ss_guc_dead_letter_threshold; /* dead letters of a pipeline that are notified, 0: never */
 
 /* Define all of them; called from _PG_init.  Reserves the prefix. */
 extern void ss_guc_init(void);

@@ -26,6 +26,7 @@
 #include "ss_ledger.h"
 #include "ss_peek.h"
 #include "ss_pump.h"
+#include "ss_retention.h"
 #include "ss_stats.h"
 
 #define REPLY_LIMIT ((Size) 512 * 1024 * 1024)
@@ -118,6 +119,20 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	ss_pump_acknowledge(pump, false);
 }
 
+/* A round, as a worker does now and then; whoever deals with dead letters at the moment has them to himself. */
+static void
+remove_letters(const SsPipeline *pipeline)
+{
+	SsRetention retention = {0};
+
+	while (ss_retention_step(pipeline, &retention))
+	{
+		SPI_commit();
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_commit();
+}
+
 static void
 drain(SsPump *pump, int64 max_batches, SsCounters *total)
 {
@@ -140,6 +155,7 @@ drain(SsPump *pump, int64 max_batches, SsCounters *total)
 	while (ss_ledger_fold(pump->run->pipeline->id, 1000, 0, NULL) > 0)
 		SPI_commit();
 	SPI_commit();
+	remove_letters(pump->run->pipeline);
 }
 
 static void

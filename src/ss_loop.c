@@ -46,6 +46,7 @@
 #include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
+#include "ss_retention.h"
 #include "ss_stats.h"
 #include "ss_worker.h"
 
@@ -176,9 +177,9 @@ count_batch(const SsPump *pump, const SsCounters *counters)
 	pfree(ids);
 }
 
-/* Steps 2 to 7.  False if the loop must end, with the reason in *end. */
+/* Steps 2 to 7.  False if the loop must end, with the reason in *end.  *letters counts dead letters. */
 static bool
-settle(SsPump *pump, SsLoopEnd *end)
+settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 {
 	SsPipeline	  *pipeline = pump->run->pipeline;
 	SsBatch		  *batch = pump->batch;
@@ -230,6 +231,7 @@ settle(SsPump *pump, SsLoopEnd *end)
 	ss_stats_times(pump->wait_us, 0, 0, INSTR_TIME_GET_MICROSEC(committed));
 	pump->wait_us = 0;
 	count_batch(pump, &counters);
+	*letters += batch->nrefusals;
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);
 	ss_batch_reset(batch);
@@ -357,6 +359,7 @@ ss_loop_run(SsPump *pump)
 	SsPipeline	 *pipeline = pump->run->pipeline;
 	SsLoopEnd	  end = SS_LOOP_CHANGED;
 	FoldPace	  pace = {.emptied_at = GetCurrentTimestamp()};
+	SsRetention	  retention = {0};
 	MemoryContext turn = AllocSetContextCreate(pump->cxt, "streamsink turn", ALLOCSET_DEFAULT_SIZES);
 
 	/* a crash may have left a long log */
@@ -375,6 +378,8 @@ ss_loop_run(SsPump *pump)
 			report_state(pump);
 		}
 		fold_if_due(pump, &pace);
+		if (pump->share == 0)
+			ss_retention_turn(pipeline, &retention, pump->batch->nentries == 0 && ss_pump_is_quiet(pump));
 		MemoryContextSwitchTo(turn);
 
 		if (!pump->reading)
@@ -401,7 +406,7 @@ ss_loop_run(SsPump *pump)
 		/* Redis may prepare the next reply while this batch is written. */
 		if (!ss_pump_task_due(pump))
 			ss_pump_read_ahead(pump);
-		if (!settle(pump, &end))
+		if (!settle(pump, &end, &retention.added))
 			break;
 		pace.log_rows++;
 	}

@@ -104,7 +104,7 @@ try_definition(const SsDefinition *def, bool connect)
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(cxt);
 	SsPipeline	 *pipeline = ss_catalog_build(def->values, def->nulls, ERROR);
-	SsTemplate	 *tmpl = ss_template_parse(pipeline->stream);
+	SsTemplate	 *tmpl = ss_template_parse_except(pipeline->stream, pipeline->dead_letter_stream);
 	SsIdentity	  saved;
 	SsMapping	 *mapping;
 	SsWriter	 *writer;
@@ -352,11 +352,9 @@ streamsink_alter_pipeline(PG_FUNCTION_ARGS)
 	require_connect(&def, connect);
 	if ((flags & SS_ARGUMENT_REDIS) != 0)
 		(void) ss_server_params(TextDatumGetCString(def.values[SS_PIPELINE_server - 1]), def.owner);
+	ss_define_check_whole(&def);
 	if ((flags & SS_ARGUMENT_MAPPING) != 0)
-	{
-		ss_define_check_whole(&def);
 		ss_define_check_target(&def);
-	}
 	connect = connect && (flags & SS_ARGUMENT_REDIS) != 0;
 	if ((flags & SS_ARGUMENT_MAPPING) != 0 || connect)
 		starts = try_definition(&def, connect);

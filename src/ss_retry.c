@@ -11,6 +11,7 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -22,10 +23,17 @@
 #include "ss_outbox.h"
 #include "ss_write.h"
 
+/* Ids read at a time, of all that a pipeline has. */
+#define PAGE_IDS 1000
+
+/* ... and those that somebody may ask for. */
+#define MAX_PAGE_IDS 1000000
+
 SS_SQL_FUNCTION(streamsink_retry_dead_letters);
 SS_SQL_FUNCTION(streamsink_requeue_dead_letters);
 SS_SQL_FUNCTION(streamsink_discard_dead_letters);
 SS_SQL_FUNCTION(streamsink_discard_dead_letters_before);
+SS_SQL_FUNCTION(streamsink_dead_letter_ids);
 
 /* ---- which ones ---- */
 
@@ -92,13 +100,50 @@ ids_from_array(ArrayType *array, int64 **ids)
 	return distinct;
 }
 
-/* The ids that a call is about: its second argument, or all of the pipeline. */
-static int64
-get_ids(FunctionCallInfo fcinfo, const SsPipeline *pipeline, int64 **ids)
+/* The ids that a call is about: its second argument, or all of the pipeline, which may be millions. */
+typedef struct Ids
 {
-	if (PG_NARGS() > 1)
-		return ids_from_array(PG_GETARG_ARRAYTYPE_P(1), ids);
-	return ss_deadletter_ids(pipeline->id, ids);
+	int64 *ids;
+	int64  n;
+	int64  at;
+
+	/* all: a page of them */
+	bool  all;
+	int32 pipeline;
+	int64 newest; /* at the call: what comes later is left */
+} Ids;
+
+static void
+begin_ids(Ids *ids, FunctionCallInfo fcinfo, const SsPipeline *pipeline)
+{
+	ids->at = ids->n = 0;
+	ids->all = PG_NARGS() == 1;
+	ids->pipeline = pipeline->id;
+	if (ids->all)
+	{
+		ids->ids = palloc(PAGE_IDS * sizeof(int64));
+		ids->newest = ss_deadletter_newest(pipeline->id);
+	}
+	else
+		ids->n = ids_from_array(PG_GETARG_ARRAYTYPE_P(1), &ids->ids);
+}
+
+static bool
+next_id(Ids *ids, int64 *id)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ids->at == ids->n && ids->all)
+	{
+		int64 last = ids->n == 0 ? PG_INT64_MIN : ids->ids[ids->n - 1];
+
+		ids->n = ss_deadletter_page(ids->pipeline, last, ids->newest, ids->ids, PAGE_IDS);
+		ids->at = 0;
+		ids->all = ids->n == PAGE_IDS;
+	}
+	if (ids->at == ids->n)
+		return false;
+	*id = ids->ids[ids->at++];
+	return true;
 }
 
 /* Read one that belongs to the pipeline and can be used again; NULL, with a WARNING where it is there but cannot. */
@@ -210,17 +255,19 @@ add_letter(Retry *retry, int64 id, SsStream **last_stream)
 	retry->ids[retry->batch->nentries - 1] = id;
 }
 
-/* Write the batch, then delete what was written and note what was refused again.  Returns how many are gone. */
+/* Write the batch, then delete what was written and note what was refused again.  What that needs is in the work context, and given back.  Returns how many are gone. */
 static int64
-retry_batch(Retry *retry)
+retry_batch(Retry *retry, MemoryContext work)
 {
-	SsBatch *batch = retry->batch;
-	SsRow	*rows;
-	int64	 done = 0;
-	int		 nrows;
-	int		 i;
+	SsBatch		 *batch = retry->batch;
+	MemoryContext saved;
+	SsRow		 *rows;
+	int64		  done = 0;
+	int			  nrows;
+	int			  i;
 
 	prepare_writing(retry);
+	saved = MemoryContextSwitchTo(work);
 	nrows = ss_mapping_rows(retry->mapping, batch, &rows);
 	ss_write_rows(retry->writer, batch, rows, nrows);
 
@@ -240,34 +287,39 @@ retry_batch(Retry *retry)
 	}
 	for (i = 0; i < batch->nrefusals; i++)
 		ss_deadletter_fail_again(retry->ids[batch->refusals[i].entry], &batch->refusals[i]);
+	MemoryContextSwitchTo(saved);
+	MemoryContextReset(work);
 	return done;
 }
 
 static int64
-retry_letters(SsPipeline *pipeline, const int64 *ids, int64 n)
+retry_letters(SsPipeline *pipeline, Ids *ids)
 {
-	Retry	   retry = {0};
-	SsIdentity identity;
-	SsStream  *last_stream = NULL;
-	int64	   done = 0;
-	int64	   i;
+	Retry		  retry = {0};
+	SsIdentity	  identity;
+	SsStream	 *last_stream = NULL;
+	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "streamsink retry", ALLOCSET_DEFAULT_SIZES);
+	int64		  done = 0;
+	int64		  id;
+	bool		  more = true;
 
 	retry.pipeline = pipeline;
-	retry.tmpl = ss_template_parse(pipeline->stream);
+	retry.tmpl = ss_template_parse_except(pipeline->stream, pipeline->dead_letter_stream);
 	retry.capacity = Max(pipeline->batch_size, 1);
 	retry.ids = palloc(retry.capacity * sizeof(int64));
 	retry.batch = ss_batch_create(CurrentMemoryContext, 0);
 
 	ss_write_enter(pipeline, &identity);
-	for (i = 0; i < n; i++)
+	while (more)
 	{
-		CHECK_FOR_INTERRUPTS();
-		add_letter(&retry, ids[i], &last_stream);
+		more = next_id(ids, &id);
+		if (more)
+			add_letter(&retry, id, &last_stream);
 		if (retry.batch->nentries == retry.capacity ||
 			retry.batch->bytes >= pipeline->batch_bytes ||
-			(i == n - 1 && retry.batch->nentries > 0))
+			(!more && retry.batch->nentries > 0))
 		{
-			done += retry_batch(&retry);
+			done += retry_batch(&retry, work);
 			ss_batch_reset(retry.batch);
 			retry.streams = NIL;
 			last_stream = NULL;
@@ -278,6 +330,7 @@ retry_letters(SsPipeline *pipeline, const int64 *ids, int64 n)
 	if (retry.mapping != NULL)
 		ss_mapping_free(retry.mapping);
 	ss_identity_leave(&identity);
+	MemoryContextDelete(work);
 	return done;
 }
 
@@ -286,10 +339,10 @@ Datum
 streamsink_retry_dead_letters(PG_FUNCTION_ARGS)
 {
 	SsPipeline *pipeline = open_pipeline(fcinfo);
-	int64	   *ids;
-	int64		n = get_ids(fcinfo, pipeline, &ids);
+	Ids			ids;
 
-	PG_RETURN_INT64(retry_letters(pipeline, ids, n));
+	begin_ids(&ids, fcinfo, pipeline);
+	PG_RETURN_INT64(retry_letters(pipeline, &ids));
 }
 
 /* ---- requeue, discard ---- */
@@ -318,28 +371,27 @@ Datum
 streamsink_requeue_dead_letters(PG_FUNCTION_ARGS)
 {
 	SsPipeline	 *pipeline = open_pipeline(fcinfo);
-	int64		 *ids;
-	int64		  n = get_ids(fcinfo, pipeline, &ids);
+	Ids			  ids;
 	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "streamsink requeue", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(work);
+	MemoryContext oldcontext;
 	int64		  done = 0;
-	int64		  i;
+	int64		  id;
 
-	for (i = 0; i < n; i++)
+	begin_ids(&ids, fcinfo, pipeline);
+	oldcontext = MemoryContextSwitchTo(work);
+	while (next_id(&ids, &id))
 	{
-		SsDeadLetter *letter;
+		SsDeadLetter *letter = fetch_usable(pipeline, id);
 
-		CHECK_FOR_INTERRUPTS();
-		letter = fetch_usable(pipeline, ids[i]);
 		if (letter != NULL && letter->fields->n == 0)
 			ereport(WARNING,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("dead letter %lld of pipeline \"%s\" is left as it is", (long long) ids[i], pipeline->name),
+					 errmsg("dead letter %lld of pipeline \"%s\" is left as it is", (long long) id, pipeline->name),
 					 errdetail("It has no fields, and Redis takes no entry without one.")));
 		else if (letter != NULL)
 		{
 			requeue_letter(pipeline, letter);
-			if (ss_deadletter_delete(ids[i]))
+			if (ss_deadletter_delete(id))
 				done++;
 		}
 		MemoryContextReset(work);
@@ -354,17 +406,16 @@ Datum
 streamsink_discard_dead_letters(PG_FUNCTION_ARGS)
 {
 	SsPipeline *pipeline = open_pipeline(fcinfo);
-	int64	   *ids;
-	int64		n = get_ids(fcinfo, pipeline, &ids);
+	Ids			ids;
 	int64		done = 0;
-	int64		i;
+	int64		id;
 
-	for (i = 0; i < n; i++)
+	begin_ids(&ids, fcinfo, pipeline);
+	while (next_id(&ids, &id))
 	{
 		int32 owner;
 
-		CHECK_FOR_INTERRUPTS();
-		if (ss_deadletter_pipeline(ids[i], &owner) && owner == pipeline->id && ss_deadletter_delete(ids[i]))
+		if (ss_deadletter_pipeline(id, &owner) && owner == pipeline->id && ss_deadletter_delete(id))
 			done++;
 	}
 	PG_RETURN_INT64(done);
@@ -381,4 +432,28 @@ streamsink_discard_dead_letters_before(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("time before which dead letters are discarded must not be null")));
 	PG_RETURN_INT64(ss_deadletter_delete_before(pipeline->id, PG_GETARG_TIMESTAMPTZ(1)));
+}
+
+/* dead_letter_ids(name, after, n): a page of ids, which the view with its many joins finds only by reading all. */
+Datum
+streamsink_dead_letter_ids(PG_FUNCTION_ARGS)
+{
+	SsPipeline *pipeline = ss_catalog_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	int			most = PG_GETARG_INT32(2);
+	int64	   *ids;
+	Datum	   *elements;
+	int			n;
+
+	ss_identity_check(pipeline);
+	if (most < 0 || most > MAX_PAGE_IDS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\": %d", "n", most),
+				 errdetail("It must be from 0 to %d.", MAX_PAGE_IDS)));
+	ids = palloc_array(int64, most + 1);
+	elements = palloc_array(Datum, most + 1);
+	n = ss_deadletter_page(pipeline->id, PG_GETARG_INT64(1), PG_INT64_MAX, ids, most);
+	for (int i = 0; i < n; i++)
+		elements[i] = Int64GetDatum(ids[i]);
+	PG_RETURN_ARRAYTYPE_P(construct_array(elements, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }

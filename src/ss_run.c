@@ -22,6 +22,16 @@ make_run(MemoryContext parent)
 	return run;
 }
 
+static void
+prepare_names(SsRun *run)
+{
+	const char *letters = run->pipeline->dead_letter_stream;
+
+	run->tmpl = ss_template_parse_except(run->pipeline->stream, letters);
+	if (letters)
+		run->dead_letter_key = pg_server_to_any(letters, strlen(letters), PG_UTF8);
+}
+
 SsRun *
 ss_run_load(int32 pipeline_id, MemoryContext parent)
 {
@@ -30,7 +40,7 @@ ss_run_load(int32 pipeline_id, MemoryContext parent)
 
 	run->pipeline = ss_catalog_load_by_id(pipeline_id);
 	if (run->pipeline)
-		run->tmpl = ss_template_parse(run->pipeline->stream);
+		prepare_names(run);
 	MemoryContextSwitchTo(saved);
 	if (!run->pipeline)
 	{
@@ -47,7 +57,7 @@ ss_run_load_by_name(const char *name, MemoryContext parent)
 	MemoryContext saved = MemoryContextSwitchTo(run->cxt);
 
 	run->pipeline = ss_catalog_load(name, false);
-	run->tmpl = ss_template_parse(run->pipeline->stream);
+	prepare_names(run);
 	MemoryContextSwitchTo(saved);
 	return run;
 }

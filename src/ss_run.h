@@ -14,7 +14,8 @@ typedef struct SsRun
 	MemoryContext cxt; /* holds all of it */
 	SsPipeline	 *pipeline;
 	SsTemplate	 *tmpl;
-	SsMapping	 *mapping; /* NULL until ss_run_refresh */
+	const char	 *dead_letter_key; /* dead_letter_stream in UTF-8, or NULL */
+	SsMapping	 *mapping;		   /* NULL until ss_run_refresh */
 	SsWriter	 *writer;
 } SsRun;
 

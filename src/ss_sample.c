@@ -90,6 +90,32 @@ fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsR
 	return missed;
 }
 
+/* The length of the dead letter stream, which one worker looks at for all. */
+static void
+sample_dead_letters(SsPump *pump)
+{
+	const SsRun	  *run = pump->run;
+	SsStreamSample sample = {0};
+	SsArena		   arena;
+
+	if (pump->share != 0)
+		return;
+	if (!run->dead_letter_key)
+	{
+		ss_stats_forget_sample(MyDatabaseId, run->pipeline->id, 0);
+		return;
+	}
+	ss_arena_init(&arena, CurrentMemoryContext, INFO_LIMIT);
+	ss_stream_append_length(pump->redis, run->dead_letter_key);
+	sample.key.database = MyDatabaseId;
+	sample.key.pipeline = run->pipeline->id;
+	sample.worker_pid = MyProcPid;
+	sample.length = ss_stream_parse_length(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION));
+	sample.lag = sample.pending = sample.foreign_pending = -1;
+	sample.sampled_at = GetCurrentTimestamp();
+	ss_stats_sample(&sample);
+}
+
 void
 ss_sample_step(SsPump *pump)
 {
@@ -101,10 +127,9 @@ ss_sample_step(SsPump *pump)
 	SsStream	 *streams[STREAMS_A_STEP];
 	int64		  missed[STREAMS_A_STEP];
 
-	if (n == 0)
-		return;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink samples", ALLOCSET_DEFAULT_SIZES);
 	saved = MemoryContextSwitchTo(scratch);
+	sample_dead_letters(pump);
 	for (int i = 0; i < n; i++)
 	{
 		const SsStream *stream = streams[i] = pump->streams[(at + i) % pump->nstreams];
@@ -132,7 +157,8 @@ ss_sample_step(SsPump *pump)
 		ss_stats_sample(&sample);
 		MemoryContextReset(scratch);
 	}
-	pump->sample_cursor = (at + n) % pump->nstreams;
+	if (n > 0)
+		pump->sample_cursor = (at + n) % pump->nstreams;
 	ss_overrun_report(pump->run->pipeline, streams, missed, n);
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(scratch);

@@ -330,6 +330,18 @@ is_of(const SsStreamSample *sample, Oid database, int32 pipeline)
 }
 
 void
+ss_stats_forget_sample(Oid database, int32 pipeline, int32 stream)
+{
+	SsStreamSample sample = {0};
+
+	sample.key.database = database;
+	sample.key.pipeline = pipeline;
+	sample.key.stream = stream;
+	if (attach_samples(false))
+		(void) dshash_delete_key(samples, &sample.key);
+}
+
+void
 ss_stats_forget_pipeline(Oid database, int32 pipeline)
 {
 	dshash_seq_status status;

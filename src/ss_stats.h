@@ -42,6 +42,7 @@ extern void ss_stats_worker(const char *consumer, int streams, int64 memory);
 
 /* Store (or forget) a sample.  Not in a transaction that could hold locks for long. */
 extern void ss_stats_sample(const SsStreamSample *sample);
+extern void ss_stats_forget_sample(Oid database, int32 pipeline, int32 stream);
 extern void ss_stats_forget_pipeline(Oid database, int32 pipeline);
 
 /* The samples of a pipeline (0: all) of a database, into a palloc'd array; returns their number. */

@@ -449,6 +449,16 @@ ss_stream_append_info(SsRedis *redis, const SsStream *stream)
 }
 
 void
+ss_stream_append_length(SsRedis *redis, const char *key)
+{
+	Arguments args;
+
+	start_command(&args, 2, "XLEN");
+	add_text(&args, key);
+	finish_command(&args, redis);
+}
+
+void
 ss_stream_append_groups(SsRedis *redis, const SsStream *stream)
 {
 	Arguments args;

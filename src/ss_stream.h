@@ -88,8 +88,12 @@ typedef struct SsConsumerInfo
 } SsConsumerInfo;
 
 extern void ss_stream_append_info(SsRedis *redis, const SsStream *stream);
+extern void ss_stream_append_length(SsRedis *redis, const char *key);
 extern void ss_stream_append_groups(SsRedis *redis, const SsStream *stream);
 extern void ss_stream_append_consumers(SsRedis *redis, const SsStream *stream, const char *group);
+
+/* -1 where Redis does not tell. */
+extern int64 ss_stream_parse_length(const SsReply *reply);
 
 /* False for "no such key" (state MISSING) and WRONGTYPE (state WRONG_TYPE), with *state set; raises other errors. */
 extern bool ss_stream_parse_info(const SsReply *reply, SsStreamInfo *info, SsStreamState *state);

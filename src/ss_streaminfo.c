@@ -56,6 +56,12 @@ optional_id_member(const SsReply *list, const char *name)
 	return id;
 }
 
+int64
+ss_stream_parse_length(const SsReply *reply)
+{
+	return reply->type == SS_REPLY_INTEGER ? reply->integer : -1;
+}
+
 /* A missing key and one of another type are facts to act on, not failures. */
 static bool
 check_key(const SsReply *reply, SsStreamState *state)

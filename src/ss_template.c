@@ -321,6 +321,15 @@ set_holds(const SsTemplatePart *set, unsigned char byte)
 	return found != negated;
 }
 
+SsTemplate *
+ss_template_parse_except(const char *text, const char *except)
+{
+	SsTemplate *tmpl = ss_template_parse(text);
+
+	tmpl->except = except;
+	return tmpl;
+}
+
 /* Bytes that a run of fixed parts matches. */
 static size_t
 fixed_length(const SsTemplatePart *parts, int nparts)
@@ -363,6 +372,8 @@ ss_template_match(const SsTemplate *tmpl, const char *key, size_t len, SsSlice *
 	size_t				  at = 0;
 	int					  i = 0;
 
+	if (tmpl->except && strlen(tmpl->except) == len && memcmp(tmpl->except, key, len) == 0)
+		return false;
 	for (;;)
 	{
 		const SsTemplatePart *span = i < tmpl->nparts && part_is_span(&parts[i]) ? &parts[i] : NULL;

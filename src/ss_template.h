@@ -13,6 +13,7 @@ typedef struct SsTemplate
 	bool				   single; /* one key: no glob character, no placeholder */
 	char				  *key;	   /* the key, if single (escapes resolved) */
 	char				  *glob;   /* pattern for SCAN MATCH, in UTF-8; literal glob characters escaped */
+	const char			  *except; /* a key that does not match whatever the pattern says, or NULL */
 	int					   nplaceholders;
 	char				 **names;  /* placeholder names */
 	int					   nparts; /* internal: literals and placeholders in order */
@@ -34,6 +35,9 @@ typedef struct SsSlice
  * a template too.
  */
 extern SsTemplate *ss_template_parse(const char *text);
+
+/* The same for one that never matches the key except (kept, not copied; may be NULL). */
+extern SsTemplate *ss_template_parse_except(const char *text, const char *except);
 
 /*
  * Does the key match as a whole?  A placeholder is one or more characters up

@@ -22,6 +22,7 @@ find_missing()
 	have gcc || missing+=(gcc libc6-dev)
 	have pkg-config || missing+=(pkg-config)
 	if ! have pkg-config || ! pkg-config --exists hiredis; then missing+=(libhiredis-dev); fi
+	if ! have pkg-config || ! pkg-config --exists libcjson; then missing+=(libcjson-dev); fi
 	[ -f /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
 
 	# a server's package may bring pg_config and pgxs without the headers

@@ -59,7 +59,7 @@ SELECT streamsink.create_pipeline('plain', server => 'define_server', stream => 
 SELECT name, server, stream, target, row_type, transform, columns, payload, rest, on_conflict, key,
 	consumer_group, start_from, workers, batch_size, batch_bytes, linger, on_error, max_retries,
 	retry_backoff, retry_backoff_max, retry_growth, max_dead_letter_rate, dead_letter_stream,
-	dead_letter_retention, trim_after, claim_idle, on_replaced_stream, on_lost_group, max_entry_bytes,
+	dead_letter_retention, max_dead_letters, trim_after, claim_idle, on_replaced_stream, on_lost_group, max_entry_bytes,
 	ledger_retention, allow_inexact, create_target, evolve, settings,
 	owner = current_user AS is_mine, incarnation, generation, enabled, enabled_system,
 	enabled_database, failure, created_at = altered_at AS is_new,
@@ -237,7 +237,7 @@ SET TimeZone = 'UTC';
 -- Not supported yet: refused, never ignored; their defaults are fine
 -- ---------------------------------------------------------------------------
 SELECT a AS argument, f FROM unnest(ARRAY['transform=''SELECT 1''', 'create_target=true', 'evolve=true',
-	'dead_letter_stream=''dead''', 'dead_letter_retention=''1 day''', 'trim_after=''1 day''',
+	'trim_after=''1 day''',
 	'max_dead_letter_rate=0.5', 'max_retries=3']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,

@@ -21,7 +21,7 @@ sql('postgres', q{
 	CREATE TABLE t (stream text, v int CHECK (v < 100), UNIQUE (stream, v));
 	CREATE TABLE u (v int);
 	SELECT streamsink.create_pipeline('p', server => 'iot', stream => 'many:*', target => 't', columns => '{"stream": "_stream"}',
-		batch_size => 50, settings => '{"work_mem": "8MB"}');
+		batch_size => 50, dead_letter_stream => 'dead', dead_letter_retention => '30 days', max_dead_letters => 1000, settings => '{"work_mem": "8MB"}');
 	SELECT streamsink.create_pipeline('q', server => 'iot', stream => 'one', target => 'u');
 	SELECT streamsink.create_pipeline('never', server => 'iot', stream => 'x', target => 'u');
 	SELECT streamsink.start('p'), streamsink.start('q')});
@@ -41,7 +41,7 @@ $node->safe_psql('postgres', q{CREATE SERVER away FOREIGN DATA WRAPPER streamsin
 	SELECT streamsink.requeue_dead_letters('away')});
 is(sql('postgres', 'SELECT count(*) FROM streamsink.outbox'), 1, 'the outbox holds a command');
 
-my $definitions = q{SELECT name, server, stream, target, row_type, columns, batch_size, settings, owner, created_at, altered_at, id
+my $definitions = q{SELECT name, server, stream, target, row_type, columns, batch_size, dead_letter_stream, dead_letter_retention, max_dead_letters, settings, owner, created_at, altered_at, id
 	FROM streamsink.pipeline ORDER BY id};
 my $identities = q{SELECT id, identity, incarnation FROM streamsink.pipeline ORDER BY id};
 my $letters = q{SELECT id, pipeline, stream, entry_id, raw, edited, stage, sqlstate, error, attempts, first_failed_at, failed_at FROM streamsink.dead_letter ORDER BY id};

@@ -53,6 +53,7 @@ my @breaks = (
 	[ 'locks are taken in shared memory\'s files only', $append->('src/ss_guc.c', 'static void f(void) { LWLockAcquire(l, LW_SHARED); }') ],
 	[ 'XACK is sent by settling only', $append->('src/ss_guc.c', 'static void f(void) { ss_stream_append_ack(r, s, g, i, 1); }') ],
 	[ 'XACK is sent by settling only', $append->('src/ss_guc.c', 'static const char *const f = "XACK";') ],
+	[ 'cJSON is called in one file only', $append->('src/ss_guc.c', 'static void f(void) { cJSON_Delete(NULL); }') ],
 	[ 'versions are looked at in ss_compat.h only', $append->('src/ss_guc.c', "#if PG_VERSION_NUM >= 170000\n#endif") ],
 	[ 'no call that blocks, forks, overruns or leaks in a server process', $append->('src/ss_guc.c', 'static void f(char *b) { sprintf(b, "x"); }') ],
 	[ 'every error has an errcode', $append->('src/ss_guc.c', "static void f(void) { ereport(ERROR,\n(errmsg(\"errcode (\"))); }") ],
