@@ -171,6 +171,23 @@ sql("SELECT streamsink.reconcile('robbed')");
 sql("SELECT streamsink.start('robbed')");
 checked('robbed', 120, 'reconcile while stopped: what was missing is read, every entry once');
 
+# ---- a hole between settled entries, found because the marker is gone ----
+begin_part('hole');
+produce($redis, 'hole', map { { _id => "1-$_", n => $_ } } 1 .. 10);
+wait_settled($node, 'hole');
+my $reader = 'streamsink:' . sql("SELECT identity FROM streamsink.pipeline WHERE name = 'hole'") . ':0';
+# at once: nobody sees the group between what is taken and what is left
+$redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 11 .. 20),
+	resp('XREADGROUP', 'GROUP', 'hole', $reader, 'COUNT', '10', 'STREAMS', 'hole', '>'),
+	resp('XACK', 'hole', 'hole', map { "1-$_" } 11 .. 20), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 21 .. 30), resp('EXEC'));
+poll_until(sub { rows('hole') eq '20|20' }, 'what is left, there are ' . rows('hole'));
+sql("SELECT streamsink.restart('hole')");
+wait_for_state($node, 'hole', 'running');
+is(rows('hole'), '20|20', 'what was acknowledged by hand in the middle is not looked for without a reason');
+$redis->cli('XGROUP', 'DELCONSUMER', 'hole', 'hole', marker_of('hole'));
+poll_until(sub { rows('hole') eq '30|30' }, 'the hole to be filled, there are ' . rows('hole'));
+checked('hole', 30, 'a missing marker is a reason: every entry once');
+
 # ---- the stream is deleted and made anew ----
 begin_part('replaced');
 send_range('replaced', 1, 20);

@@ -86,6 +86,25 @@ is(sql("SELECT count(*) FROM reused WHERE n <= 150"), 150, 'old rows are kept, e
 is(sql("SELECT streamsink.retry_dead_letters('reused')"), 20, 'who knows that they are new can have them');
 is(rows('reused'), '176|176|2146', 'every entry once');
 
+# ---- the very id of the newest settled entry is given anew ----
+begin_part('same');
+send_ids('same', 1, 20);
+wait_settled($node, 'same');
+stop_it('same');
+remember('same');
+send_ids('same', 21, 40);
+sql("SELECT streamsink.start('same')");
+wait_settled($node, 'same');
+send_ids('same', 41, 50);
+wait_settled($node, 'same');
+stop_it('same');
+go_back('same');
+send_ids('same', 21, 50, 3000);
+sql("SELECT streamsink.start('same')");
+wait_settled($node, 'same');
+is(sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM same WHERE n > 3000"), join(',', 3041 .. 3050), 'an entry with the id of the newest settled one, but not the same: it arrives');
+is(sql("SELECT count(*) FROM streamsink.dead_letters WHERE pipeline = 'same' AND sqlstate = '40003'"), 20, 'those in the torn interval are dead letters');
+
 # ---- a loss in the middle of a batch, ids of time: what comes again is dropped ----
 begin_part('torn');
 produce($redis, 'torn', map { [ n => $_ ] } 1 .. 50);
