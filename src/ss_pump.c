@@ -19,6 +19,7 @@
 #include "ss_ledger.h"
 #include "ss_pump.h"
 #include "ss_server.h"
+#include "ss_stats.h"
 
 #define FIRST_BUDGET	  64		  /* entries of the first read after a connect */
 #define LEAVE_MS		  300		  /* wait for Redis when leaving */
@@ -102,6 +103,8 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 void
 ss_pump_close(SsPump *pump)
 {
+	if (!ss_redis_is_open(pump->redis))
+		ss_rotation_lost(pump);
 	ss_redis_close(pump->redis);
 	MemoryContextDelete(pump->cxt);
 }
@@ -257,6 +260,7 @@ take_read(SsPump *pump, const SsReply *reply)
 		return;
 	}
 	pump->read_failures = 0;
+	ss_rotation_came(pump);
 	if (batch->nentries == 0)
 		batch->started_at = GetCurrentTimestamp();
 	added = ss_stream_parse_read(reply, pump->read_streams, pump->nread,
@@ -275,11 +279,17 @@ take_read(SsPump *pump, const SsReply *reply)
 
 /* A stream or group that is gone needs no acknowledgement any more; the next read will tell. */
 static void
-take_ack(const SsReply *reply)
+take_ack(SsPump *pump, const SsReply *reply)
 {
 	if (reply->type == SS_REPLY_ERROR && !ss_reply_error_is(reply, "NOGROUP") &&
 		!ss_reply_error_is(reply, "WRONGTYPE"))
+	{
+		/* to settle the same entries with every connection is no progress */
+		if (!pump->acknowledged)
+			ss_stats_refused_ack();
 		ss_reply_raise(reply, "XACK");
+	}
+	pump->acknowledged = true;
 }
 
 bool
@@ -309,7 +319,7 @@ ss_pump_receive(SsPump *pump, long timeout_ms)
 			if (pump->acks_ahead > 0)
 			{
 				pump->acks_ahead--;
-				take_ack(reply);
+				take_ack(pump, reply);
 				continue;
 			}
 			pump->reading = false;
@@ -367,7 +377,7 @@ ss_pump_acknowledge(SsPump *pump, bool flush)
 
 		ss_arena_init(&arena, scratch, ACK_REPLIES_LIMIT);
 		for (; pump->acks_ahead > 0; pump->acks_ahead--)
-			take_ack(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION));
+			take_ack(pump, ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION));
 		MemoryContextDelete(scratch);
 	}
 }

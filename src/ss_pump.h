@@ -54,6 +54,7 @@ typedef struct SsPump
 	int			read_failures; /* consecutive error replies that named a stream */
 	int			acks_ahead;	   /* replies to XACK that come before the read's */
 	int			acks_behind;   /* ... after it */
+	bool		acknowledged;  /* some acknowledgement was taken */
 
 	/* rotation and its budget */
 	int			cursor;
@@ -128,6 +129,10 @@ extern void ss_pump_leave(SsPump *pump);
 
 /* Choose what to read next into read_streams, read_pending, read_count; false if there is nothing. */
 extern bool ss_rotation_choose(SsPump *pump, bool idle);
+
+/* The connection was lost, perhaps with a read outstanding; a reply to a read came. */
+extern void ss_rotation_lost(const SsPump *pump);
+extern void ss_rotation_came(const SsPump *pump);
 
 /* Is the stream read in turn now? */
 extern bool ss_rotation_is_live(const SsStream *stream);

@@ -533,6 +533,12 @@ ss_redis_is_alive(SsRedis *redis)
 	return ss_socket_is_quiet(&redis->sock);
 }
 
+bool
+ss_redis_is_open(const SsRedis *redis)
+{
+	return ss_socket_is_open(&redis->sock);
+}
+
 int
 ss_redis_outstanding(const SsRedis *redis)
 {

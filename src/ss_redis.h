@@ -101,6 +101,9 @@ extern SsReply *ss_redis_call(SsRedis *redis, SsArena *arena, int argc, const ch
 /* Is an idle connection still there?  Looks without waiting: readable while idle means closed or out of step. */
 extern bool ss_redis_is_alive(SsRedis *redis);
 
+/* False: it ended, and every verb would say so. */
+extern bool ss_redis_is_open(const SsRedis *redis);
+
 /* Bytes received since the connection was made. */
 extern uint64 ss_redis_received(const SsRedis *redis);
 

@@ -8,6 +8,10 @@
  *	  at a time with a large COUNT each: long runs of one stream make short
  *	  ledgers.  Between them the others get their turn, so often that each one
  *	  has it about every ROTATION_MS, but never twice in a row.
+ *
+ *	  Redis drops a client whose replies take too much of its memory, and says
+ *	  nothing.  So when connections were lost twice in a row while a reply was due,
+ *	  reads ask for less; what a process found out holds over its connections.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -20,6 +24,12 @@
 #define ROTATION_MS	 1000 /* for all commands that name each of them once */
 #define HOT_SHARE	 100  /* entries a hot stream is asked for, at least, if the budget allows */
 #define MAX_HOT_KEYS 16
+#define LOST_SHARE	 4	   /* after replies that did not come: this part of what was asked for */
+#define LOST_MS		 60000 /* until twice as much is asked for */
+
+static int		   lost = 0;			/* replies in a row with which the connection was lost */
+static int		   most_entries = 0;	/* entries a read may ask for on account of that; 0: no limit */
+static TimestampTz most_entries_at = 0; /* when that was set */
 
 bool
 ss_rotation_is_live(const SsStream *stream)
@@ -56,6 +66,8 @@ room(const SsPump *pump)
 		bytes -= pump->batch->arena.used;
 	}
 	entries = Min(entries, pump->budget);
+	if (most_entries > 0)
+		entries = Min(entries, most_entries);
 	if (pump->entry_bytes > 0)
 		entries = Min(entries, bytes / pump->entry_bytes);
 	return (int) Max(entries, 1);
@@ -158,4 +170,35 @@ ss_rotation_choose(SsPump *pump, bool idle)
 		return false;
 	pump->read_count = Max(1, entries / pump->nread);
 	return true;
+}
+
+void
+ss_rotation_lost(const SsPump *pump)
+{
+	/* who waits for new entries loses his connection whenever Redis ends */
+	if (pump->session || !pump->reading || pump->read_blocks)
+		return;
+	if (++lost < 2)
+		return;
+	most_entries = Max(1, pump->read_count * pump->nread / LOST_SHARE);
+	most_entries_at = GetCurrentTimestamp();
+}
+
+void
+ss_rotation_came(const SsPump *pump)
+{
+	TimestampTz now;
+
+	if (pump->session)
+		return;
+	lost = 0;
+	if (most_entries == 0)
+		return;
+	now = GetCurrentTimestamp();
+	if (!TimestampDifferenceExceeds(most_entries_at, now, LOST_MS))
+		return;
+	most_entries *= 2;
+	most_entries_at = now;
+	if (most_entries >= pump->run->pipeline->batch_size)
+		most_entries = 0;
 }

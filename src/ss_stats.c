@@ -131,6 +131,13 @@ ss_stats_batch(const SsCounters *delta, const SsEntryId *ids, int nids)
 }
 
 void
+ss_stats_refused_ack(void)
+{
+	if (MySlot != NULL)
+		MySlot->settled_once = false;
+}
+
+void
 ss_stats_times(int64 wait_redis, int64 map, int64 write, int64 commit)
 {
 	if (MySlot == NULL)

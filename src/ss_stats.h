@@ -34,6 +34,9 @@ typedef struct SsStreamSample
 /* Add a batch's outcome to the pipeline's and the slot's counters, last_batch_at, latency histogram (from ids to now) and rate windows. */
 extern void ss_stats_batch(const SsCounters *delta, const SsEntryId *ids, int nids);
 
+/* Redis refused an acknowledgement: batches settled before count for nothing in the pacing of tries. */
+extern void ss_stats_refused_ack(void);
+
 /* Add to the time sums of my slot, microseconds. */
 extern void ss_stats_times(int64 wait_redis, int64 map, int64 write, int64 commit);
 

@@ -258,7 +258,9 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 			error_context_stack = &callback;
 
 			/* Settings were applied in a transaction; they hold until the next load. */
-			ss_shmem_set_state(SS_STATE_STARTING, NULL, NULL, 0);
+			/* Who waits for Redis still waits while he tries to connect, which may take long. */
+			if (MySlot->state != SS_STATE_WAITING)
+				ss_shmem_set_state(SS_STATE_STARTING, NULL, NULL, 0);
 			pump = ss_pump_open(run, share, run->pipeline->workers, false, trouble->caution, worker_context);
 			if (trouble->failures > 0 && ERRCODE_TO_CATEGORY(trouble->sqlstate) == ERRCODE_CONNECTION_EXCEPTION)
 				ereport(LOG,
