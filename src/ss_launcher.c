@@ -444,6 +444,18 @@ start_workers(TimestampTz now, TimestampTz *due)
 
 /* ---- the loop ---- */
 
+/* What would make a promise of ours an empty one. */
+static void
+warn_of_settings(void)
+{
+	if (!enableFsync)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("fsync is off: streamsink cannot write entries exactly once across a crash of the system"),
+				 errdetail("Entries are acknowledged to Redis when their rows are taken for durable."),
+				 errhint("Set fsync to on.")));
+}
+
 /* One round; returns when the next one is due, unless something happens before. */
 static TimestampTz
 do_round(TimestampTz *housekeeping_at)
@@ -480,6 +492,7 @@ streamsink_launcher_main(Datum main_arg)
 	handles = MemoryContextAllocZero(TopMemoryContext, ss_shmem->max_slots * sizeof(Handle));
 	round_context = AllocSetContextCreate(TopMemoryContext, "streamsink launcher", ALLOCSET_DEFAULT_SIZES);
 	ss_shmem_launcher_attach();
+	warn_of_settings();
 	list_databases();
 
 	for (;;)
