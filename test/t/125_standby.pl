@@ -10,7 +10,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $redis = new_redis('standby');
-my $node  = new_node('primary', _init => [ allows_streaming => 1 ], 'streamsink.discovery_interval' => '100ms', 'streamsink.block_time' => '200ms');
+my $node  = new_node('primary', _init => [ allows_streaming => 1 ], 'streamsink.discovery_interval' => '100ms', 'streamsink.block_time' => '200ms', 'streamsink.setup_retry' => '200ms',
+	'streamsink.failover_delay' => '500ms');
 create_server($node, $redis);
 sub sql { return $node->safe_psql('postgres', join "\n", @_); }
 sub pending { return (split /\n/, $redis->cli('XPENDING', 's', 'p'))[0]; }
