@@ -12,7 +12,7 @@ my $tree = $ENV{STREAMSINK_TREE} // dirname(__FILE__) . '/../..';
 sub copy_tree
 {
 	my $copy = PostgreSQL::Test::Utils::tempdir();
-	system('sh', '-c', 'cd "$1" && tar -cf - --exclude="*.o" --exclude="*.so" --exclude="*.bc" Makefile streamsink.control src sql test expected | tar -C "$2" -xf -',
+	system('sh', '-c', 'cd "$1" && tar -cf - --exclude="*.o" --exclude="*.so" --exclude="*.bc" Makefile streamsink.control src sql doc test expected | tar -C "$2" -xf -',
 		'sh', $tree, $copy) == 0 or die 'could not copy';
 	return $copy;
 }
@@ -75,6 +75,9 @@ my @breaks = (
 	[ 'every test is listed and has its expected output', $append->('test/specs/unlisted.spec', '') ],
 	[ 'every test is listed and has its expected output', sub { unlink "$_[0]/expected/install.out" or die $! } ],
 	[ 'tests wait for conditions, not for time', $append->('test/t/999_waits.pl', 'sle' . 'ep 5;') ],
+	[ 'faults are provoked by the tests that doc/faults.md names', $append->('doc/faults.md', '| 999 | a fault | nothing | `030_pipeline`: "words that stand ' . 'nowhere" |') ],
+	[ 'faults are provoked by the tests that doc/faults.md names', $append->('doc/faults.md', '| 999 | a fault | nothing | `999_nothing`: "words" |') ],
+	[ 'faults are provoked by the tests that doc/faults.md names', $append->('doc/faults.md', '| 999 | a fault | nothing | nobody knows |') ],
 );
 
 my ($before, %whole) = run_layers(copy_tree());
