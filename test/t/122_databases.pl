@@ -101,7 +101,10 @@ foreach my $what (sort keys %drops)
 	poll_until(sub { no_workers($what) }, 'the worker to leave');
 	my $log = slurp_file($node->logfile, $mark);
 	like($log, qr/\[$pid\][^\n]*streamsink worker: p 0 stopped/, "$drops{$what}: the worker leaves");
-	unlike($log, qr/\[$pid\][^\n]*(?:ERROR|FATAL|waits after an error)/, '... without an error');
+	unlike($log, qr/\[$pid\][^\n]*(?:ERROR|FATAL)/, '... without an error');
+	# a batch in the middle may find its tables gone
+	my $lines = () = $log =~ /\[$pid\][^\n]*waits after an error/g;
+	cmp_ok($lines, '<=', 1, '... or a flood of complaints');
 	is(sql($what, q{SELECT count(*) FROM pg_extension WHERE extname = 'streamsink'}), 0, '... the extension is gone');
 	sql('postgres', "DROP DATABASE $what");
 }
