@@ -110,19 +110,27 @@ read_streams(Relation rel, int32 pipeline_id, int32 incarnation)
 	return rows;
 }
 
+/*
+ * Relations are locked in the order in which they were made, as DROP EXTENSION
+ * locks them: the pipelines before their streams.
+ */
 List *
 ss_catalog_streams(int32 pipeline_id)
 {
-	Relation rel = ss_catalog_open("stream", AccessShareLock, true);
+	Relation pipelines = ss_catalog_open("pipeline", AccessShareLock, true);
+	Relation rel = pipelines != NULL ? ss_catalog_open("stream", AccessShareLock, true) : NULL;
 	List	*rows = NIL;
 	int32	 incarnation;
 
-	if (rel == NULL)
-		return NIL;
-	incarnation = current_incarnation(pipeline_id);
-	if (incarnation >= 0)
-		rows = read_streams(rel, pipeline_id, incarnation);
-	table_close(rel, AccessShareLock);
+	if (rel != NULL)
+	{
+		incarnation = current_incarnation(pipeline_id);
+		if (incarnation >= 0)
+			rows = read_streams(rel, pipeline_id, incarnation);
+		table_close(rel, AccessShareLock);
+	}
+	if (pipelines != NULL)
+		table_close(pipelines, AccessShareLock);
 	return rows;
 }
 
@@ -179,6 +187,7 @@ match_name(const void *a, const void *b, Size keysize)
 void
 ss_catalog_add_streams(int32 pipeline_id, List *rows)
 {
+	Relation		  pipelines = ss_catalog_open("pipeline", AccessShareLock, false);
 	Relation		  rel = ss_catalog_open("stream", RowExclusiveLock, false);
 	CatalogIndexState indexes;
 	HASHCTL			  ctl = {0};
@@ -244,6 +253,7 @@ ss_catalog_add_streams(int32 pipeline_id, List *rows)
 	CatalogCloseIndexes(indexes);
 	hash_destroy(known);
 	table_close(rel, NoLock);
+	table_close(pipelines, NoLock);
 	CommandCounterIncrement();
 }
 

@@ -327,9 +327,8 @@ ss_verify_forget(SsPump *pump, SsStream *stream)
 		MemoryContextSwitchTo(saved);
 		return false;
 	}
-	ss_ledger_lock_wait(pipeline->id);
-	keep_up_to(pipeline, stream, SS_ENTRYID_MIN);
 	ss_catalog_set_stream_start(pipeline->id, stream->id, SS_ENTRYID_MIN);
+	keep_up_to(pipeline, stream, SS_ENTRYID_MIN);
 	end_change(pump);
 	MemoryContextSwitchTo(saved);
 	stream->high = SS_ENTRYID_MIN;
