@@ -35,7 +35,8 @@ REGRESS_TEST_BUILD = \
 	ledger \
 	bulk \
 	overrun \
-	shortcut
+	shortcut \
+	trouble
 ifeq ($(STREAMSINK_TEST),1)
 REGRESS += $(REGRESS_TEST_BUILD)
 endif

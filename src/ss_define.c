@@ -51,6 +51,7 @@ static void check_word(SsDefinition *def, const Argument *argument, Datum *value
 static void check_integer(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_interval(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value);
+static void check_rate(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_server(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_stream(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_relation(SsDefinition *def, const Argument *argument, Datum *value);
@@ -89,11 +90,11 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(batch_bytes, INT8OID, "16777216", 0, check_integer, 65536, INT64CONST(1073741824)),
 	ARGUMENT(linger, INTERVALOID, "0", 0, check_interval, 0, 60000),
 	ARGUMENT(on_error, TEXTOID, "dead_letter", 0, check_word, .words = ss_catalog_on_error_words),
-	ARGUMENT(max_retries, INT4OID, NULL, NULLABLE | LATER, check_integer, 0, PG_INT32_MAX),
+	ARGUMENT(max_retries, INT4OID, NULL, NULLABLE, check_integer, 0, PG_INT32_MAX),
 	ARGUMENT(retry_backoff, INTERVALOID, "500 ms", 0, check_interval, 0, DAY_MS),
 	ARGUMENT(retry_backoff_max, INTERVALOID, "1 min", 0, check_interval, 0, DAY_MS),
 	ARGUMENT(retry_growth, TEXTOID, "exponential", 0, check_word, .words = ss_catalog_growth_words),
-	ARGUMENT(max_dead_letter_rate, FLOAT4OID, NULL, NULLABLE | LATER),
+	ARGUMENT(max_dead_letter_rate, FLOAT4OID, NULL, NULLABLE, check_rate),
 	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE, check_text, 1, SS_STREAM_NAME_MAX),
 	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE, check_interval, 1000, PG_INT64_MAX),
 	ARGUMENT(max_dead_letters, INT8OID, NULL, NULLABLE, check_integer, 1, PG_INT64_MAX),
@@ -319,6 +320,20 @@ check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value)
 }
 
 static void
+check_rate(SsDefinition *def, const Argument *argument, Datum *value)
+{
+	float4 rate = DatumGetFloat4(*value);
+
+	/* not a number is neither */
+	if (!(rate > 0 && rate <= 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\": %s", argument->name, print_value(FLOAT4OID, *value)),
+				 errdetail("It must be above 0 and at most 1."),
+				 errhint("0.1 stops the pipeline when more than a tenth of its entries are refused.")));
+}
+
+static void
 check_server(SsDefinition *def, const Argument *argument, Datum *value)
 {
 	/* existence, wrapper and USAGE */
@@ -479,6 +494,20 @@ ss_define_check_whole(const SsDefinition *def)
 					 errmsg("\"dead_letter_stream\" is the stream that the pipeline reads"),
 					 errhint("Copies of dead letters need a stream of their own.")));
 	}
+}
+
+void
+ss_define_check_backoff(const SsDefinition *def)
+{
+	int64 first = ss_define_milliseconds("retry_backoff", DatumGetIntervalP(VALUE(def, retry_backoff)), false);
+	int64 longest = ss_define_milliseconds("retry_backoff_max", DatumGetIntervalP(VALUE(def, retry_backoff_max)), false);
+
+	if (first > longest)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"retry_backoff\" is longer than \"retry_backoff_max\""),
+				 errdetail("They are " INT64_FORMAT " and " INT64_FORMAT " ms.", first, longest),
+				 errhint("Set retry_backoff_max to at least retry_backoff.")));
 }
 
 void
