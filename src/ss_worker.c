@@ -42,6 +42,7 @@
 #define KEEP_BYTES	 (16 * 1024 * 1024) /* free memory a worker keeps for its next batch */
 #define MAX_CAUTION	 8					/* replies in a row that may be too large before that is an error like others */
 #define QUIET_LOG_MS 600000				/* a steady failure is logged again after this time */
+#define AGAIN_LOG_MS 30000				/* ... and one that comes again after a success */
 
 static MemoryContext worker_context;
 static int			 share;
@@ -84,9 +85,8 @@ log_failure(SsTrouble *trouble, const SsPipeline *pipeline, ErrorData *error, in
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (trouble->failures > 1 && trouble->sqlstate == error->sqlerrcode &&
-		wait <= trouble->logged_wait * 3 / 2 &&
-		!TimestampDifferenceExceeds(trouble->logged_at, now, QUIET_LOG_MS))
+	if (trouble->sqlstate == error->sqlerrcode && wait <= trouble->logged_wait * 3 / 2 &&
+		!TimestampDifferenceExceeds(trouble->logged_at, now, trouble->failures > 1 ? QUIET_LOG_MS : AGAIN_LOG_MS))
 		return;
 	trouble->logged_at = now;
 	trouble->logged_wait = wait;

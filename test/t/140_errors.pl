@@ -90,8 +90,8 @@ sql("SELECT streamsink.drop_pipeline('rls')");
 # max_retries: then the entries at fault are dead letters, their neighbours arrive
 # ---------------------------------------------------------------------------
 sql(q{SELECT streamsink.alter_pipeline('codes', max_retries => 3)});
-produce($redis, 'codes', map { [ n => 1000 + $_, code => $_ == 70 || $_ == 71 ? '55P03' : 'good' ] } 1 .. 200);
 my $errors = status('codes', 'errors');
+produce($redis, 'codes', map { [ n => 1000 + $_, code => $_ == 70 || $_ == 71 ? '55P03' : 'good' ] } 1 .. 200);
 wait_settled($node, 'codes');
 is(letters('codes'), '1070|retries|55P03 1071|retries|55P03', 'max_retries: the entries at fault are dead letters of stage retries');
 is(sql('SELECT count(*), count(DISTINCT n) FROM codes WHERE n BETWEEN 1001 AND 1200'), '198|198', '... and their neighbours arrive once');
