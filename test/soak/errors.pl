@@ -149,7 +149,7 @@ is(sql('SELECT count(*) FROM streamsink.attempt'), 4, 'one note of each pending 
 my $size = sql("SELECT pg_total_relation_size('streamsink.attempt')");
 note "$size bytes of notes";
 cmp_ok($size, '<', 32 * 1024 * 1024, 'notes of what is tried are vacuumed as they go');
-sql('DROP TRIGGER fail ON write; DROP TRIGGER fail ON beside; DROP TRIGGER fail ON commit',
+sql('DROP TRIGGER fail ON write; DROP TRIGGER fail ON beside; DROP TRIGGER fail ON commit;',
 	'CREATE OR REPLACE FUNCTION check_note(note text) RETURNS bool LANGUAGE sql IMMUTABLE AS $$SELECT true$$');
 wait_settled($node, $_) for @steady;
 is(sql('SELECT (SELECT count(*) FROM write), (SELECT count(*) FROM decode), (SELECT count(*) FROM beside), (SELECT count(DISTINCT (n, note)) FROM beside), (SELECT count(*) FROM commit)'),

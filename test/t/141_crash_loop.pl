@@ -106,6 +106,18 @@ wait_settled($node, 't');
 is(sql('SELECT count(*) FROM streamsink.attempt'), 0, '... and nothing is left of it');
 sql(q{SELECT streamsink.stop_all()});
 
+# What failed and waits for its next try is not being tried: a crash meanwhile does not count.
+sql(q{CREATE OR REPLACE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '53100'; END$$;
+	SELECT streamsink.alter_pipeline('t', retry_backoff => '1 s'); SELECT streamsink.start('t')});
+produce($redis, 't:a', [ n => 5003 ]);
+wait_sql("SELECT next_retry_at > now() + '2 s' FROM streamsink.status WHERE pipeline = 't'", 'a long wait for the next try');
+is(sql('SELECT count(*), bool_or(trying) FROM streamsink.attempt'), '1|f', 'what waits for its next try is not noted as being tried');
+$node->stop('immediate');
+$node->start;
+wait_sql("SELECT last_sqlstate = '53100' FROM streamsink.status WHERE pipeline = 't'", 'the next try');
+is(sql('SELECT max(crashes) FROM streamsink.attempt'), 0, '... and a crash meanwhile does not count');
+sql(q{SELECT streamsink.stop('t'); SELECT streamsink.alter_pipeline('t', retry_backoff => '50 ms')});
+
 # A dropped pipeline takes its notes with it.
 produce($redis, 't:a', [ n => 5002, note => 'hang' ]);
 sql('CREATE OR REPLACE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(600); RETURN NEW; END$$');
