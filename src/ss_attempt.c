@@ -143,7 +143,7 @@ form_note(Relation notes, const Note *note, bool trying)
 	return heap_form_tuple(RelationGetDescr(notes), values, nulls);
 }
 
-/* Leave a note in place of the one about the same thing. */
+/* Leave a note in place of the one about the same thing; what is not tried needs none. */
 static void
 put_note(const Note *note, bool trying)
 {
@@ -164,7 +164,7 @@ put_note(const Note *note, bool trying)
 			CatalogTupleUpdate(notes, &tuple->t_self, form_note(notes, note, trying));
 	}
 	systable_endscan(scan);
-	if (!found)
+	if (!found && trying)
 		CatalogTupleInsert(notes, form_note(notes, note, trying));
 	table_close(notes, RowExclusiveLock);
 	CommandCounterIncrement();
@@ -285,12 +285,12 @@ ss_attempt_load(const SsPipeline *pipeline, int share, MemoryContext cxt)
 	attempts->pipeline = pipeline;
 	attempts->share = share;
 	StartTransactionCommand();
-	ss_catalog_lock(pipeline->id, AccessShareLock);
 	if (ss_catalog_is_current(pipeline))
 	{
 		if (count_crashes(pipeline->id, share, false))
 		{
 			/* other workers of the pipeline look too: count once */
+			ss_catalog_lock(pipeline->id, AccessShareLock);
 			LockDatabaseObject(ss_catalog_relation("attempt", false), (Oid) pipeline->id, 0, ExclusiveLock);
 			(void) count_crashes(pipeline->id, share, true);
 			ForceSyncCommit();
@@ -417,9 +417,11 @@ ss_attempt_withdraw(void)
 		return;
 	marked = false;
 	StartTransactionCommand();
-	ss_catalog_lock(mark.pipeline, AccessShareLock);
 	if (ss_catalog_generation(mark.pipeline, NULL) >= 0)
+	{
+		ss_catalog_lock(mark.pipeline, AccessShareLock);
 		put_note(&mark, false);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(saved);
 }

@@ -138,7 +138,7 @@ MUTANTS = [
            "if (deadline || sqlstate == ERRCODE_OUT_OF_MEMORY)", "if (false)",
            "140_errors.pl"),
     Mutant("any-share-of-refused-entries-is-fine", "ss_breaker.c",
-           "trial.refused > rate * trial.seen)", "false)",
+           "trial.refused > rate * trial.seen)", "trial.refused > rate * trial.seen + WINDOW_ENTRIES)",
            "140_errors.pl"),
     Mutant("what-trips-the-breaker-is-settled", "ss_settle.c",
            "\tif (ss_breaker_trips(pipeline, batch))\n\t\treturn SS_SETTLE_TRIPPED;\n", "",
