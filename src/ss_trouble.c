@@ -5,9 +5,8 @@
  * NOTES
  *	  A connection is thrown away after every error and the entries are read
  *	  again, perhaps in other batches.  So the batch that max_retries counts is
- *	  known by its first entry: whatever batch has that entry is the one.  What is
- *	  settled meanwhile does not make it forget, or a stream with much traffic
- *	  would keep the bad batch of another one from ever being tried often enough.
+ *	  known by its first entry: whatever batch has that entry is the one.  What else
+ *	  was pending, or is taken over, and is settled meanwhile does not end the count.
  *
  *	  Two workers that lock the same rows in different order are no fault of an
  *	  entry.  They wait, each for another time; if that does not help, their

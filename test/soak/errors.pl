@@ -131,7 +131,7 @@ my $good = 0;
 while (grep { ($most{$_}{done} // 0) < $each } @steady)
 {
 	die 'out of time' if time - $started > $limit;
-	# another stream of the pipeline goes on, so that every failure follows a success
+	# entries come to another stream of a pipeline that waits
 	produce($redis, 'beside:2', map { [ n => ++$good, note => 'good' ] } 1 .. 20);
 	usleep(200_000);
 	sample($_, $each) for @steady;
