@@ -398,6 +398,21 @@ CREATE TABLE streamsink.dead_letter_attempt (
 COMMENT ON TABLE streamsink.dead_letter_attempt IS 'history of the tries of each dead letter';
 SELECT pg_catalog.pg_extension_config_dump('streamsink.dead_letter_attempt', '');
 
+-- Not dumped: what it says is about this server.
+CREATE TABLE streamsink.attempt (
+	pipeline   int4                NOT NULL,
+	share      int4                NOT NULL,
+	stream     int4                NOT NULL, -- 0: a whole batch
+	entry_id   streamsink.entry_id NOT NULL,
+	trying     bool                NOT NULL,
+	crashes    int4                NOT NULL,
+	birth      timestamptz         NOT NULL, -- of the shared memory
+	started_at timestamptz         NOT NULL
+) USING heap;
+COMMENT ON TABLE streamsink.attempt IS 'pending entries that are being tried, and how often the server crashed at it; gone once they are settled';
+CREATE INDEX attempt_pipeline_idx ON streamsink.attempt (pipeline);
+COMMENT ON INDEX streamsink.attempt_pipeline_idx IS 'finds the attempts of a pipeline';
+
 CREATE SEQUENCE streamsink.outbox_id_seq;
 COMMENT ON SEQUENCE streamsink.outbox_id_seq IS 'orders the outbox';
 CREATE TABLE streamsink.outbox_queue (
@@ -443,6 +458,9 @@ COMMENT ON TRIGGER refuse_write ON streamsink.dead_letter IS 'lets only superuse
 CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.dead_letter_attempt
 	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
 COMMENT ON TRIGGER refuse_write ON streamsink.dead_letter_attempt IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.attempt
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.attempt IS 'lets only superusers write by SQL';
 CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.outbox_queue
 	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
 COMMENT ON TRIGGER refuse_write ON streamsink.outbox_queue IS 'lets only superusers write by SQL';

@@ -115,7 +115,9 @@ typedef struct SsBatch
 	SsRefusal	 *refusals;	  /* ordered by entry */
 	int			  nrefusals;
 	int			  refusals_capacity;
-	uint64		  rows; /* rows the statements reported */
+	uint64		  rows;	   /* rows the statements reported */
+	bool		  final;   /* it was tried often enough: machine errors isolate like data */
+	int			  crashes; /* of the server, while its only entry was tried */
 
 	/* called now and then while the batch is worked on, or NULL; stays over resets */
 	void (*interlude)(void *arg);

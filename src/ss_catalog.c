@@ -230,6 +230,7 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 		return NULL;
 	pipeline->retry_growth = (SsGrowth) word;
 
+	pipeline->max_dead_letter_rate = IS_NULL(max_dead_letter_rate) ? 0 : DatumGetFloat4(VALUE(max_dead_letter_rate));
 	word = read_word(name, "on_replaced_stream", VALUE(on_replaced_stream), ss_catalog_replaced_words, elevel);
 	if (word < 0)
 		return NULL;

@@ -151,6 +151,7 @@ typedef struct SsPipeline
 	int64		 retry_backoff_ms;
 	int64		 retry_backoff_max_ms;
 	SsGrowth	 retry_growth;
+	float4		 max_dead_letter_rate; /* 0: none */
 	SsOnReplaced on_replaced_stream;
 	SsOnLost	 on_lost_group;
 	int64		 claim_idle_ms;			   /* -1: never */

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
+#include "ss_attempt.h"
 #include "ss_catalog.h"
 #include "ss_deadletter.h"
 #include "ss_ledger.h"
@@ -288,6 +289,7 @@ ss_catalog_delete(int32 id)
 	ss_catalog_lock(id, ShareUpdateExclusiveLock);
 	ss_ledger_delete_all(id);
 	ss_deadletter_delete_all(id);
+	ss_attempt_delete_all(id);
 	ss_catalog_delete_streams(id);
 	tuple = ss_catalog_find(rel, id);
 	if (HeapTupleIsValid(tuple))

@@ -10,20 +10,14 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "access/htup_details.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_database.h"
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "utils/varlena.h"
@@ -51,6 +45,7 @@ static void check_word(SsDefinition *def, const Argument *argument, Datum *value
 static void check_integer(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_interval(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value);
+static void check_rate(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_server(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_stream(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_relation(SsDefinition *def, const Argument *argument, Datum *value);
@@ -89,11 +84,11 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(batch_bytes, INT8OID, "16777216", 0, check_integer, 65536, INT64CONST(1073741824)),
 	ARGUMENT(linger, INTERVALOID, "0", 0, check_interval, 0, 60000),
 	ARGUMENT(on_error, TEXTOID, "dead_letter", 0, check_word, .words = ss_catalog_on_error_words),
-	ARGUMENT(max_retries, INT4OID, NULL, NULLABLE | LATER, check_integer, 0, PG_INT32_MAX),
+	ARGUMENT(max_retries, INT4OID, NULL, NULLABLE, check_integer, 0, PG_INT32_MAX),
 	ARGUMENT(retry_backoff, INTERVALOID, "500 ms", 0, check_interval, 0, DAY_MS),
 	ARGUMENT(retry_backoff_max, INTERVALOID, "1 min", 0, check_interval, 0, DAY_MS),
 	ARGUMENT(retry_growth, TEXTOID, "exponential", 0, check_word, .words = ss_catalog_growth_words),
-	ARGUMENT(max_dead_letter_rate, FLOAT4OID, NULL, NULLABLE | LATER),
+	ARGUMENT(max_dead_letter_rate, FLOAT4OID, NULL, NULLABLE, check_rate),
 	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE, check_text, 1, SS_STREAM_NAME_MAX),
 	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE, check_interval, 1000, PG_INT64_MAX),
 	ARGUMENT(max_dead_letters, INT8OID, NULL, NULLABLE, check_integer, 1, PG_INT64_MAX),
@@ -319,6 +314,20 @@ check_claim_idle(SsDefinition *def, const Argument *argument, Datum *value)
 }
 
 static void
+check_rate(SsDefinition *def, const Argument *argument, Datum *value)
+{
+	float4 rate = DatumGetFloat4(*value);
+
+	/* not a number is neither */
+	if (!(rate > 0 && rate <= 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\": %s", argument->name, print_value(FLOAT4OID, *value)),
+				 errdetail("It must be above 0 and at most 1."),
+				 errhint("0.1 stops the pipeline when more than a tenth of its entries are refused.")));
+}
+
+static void
 check_server(SsDefinition *def, const Argument *argument, Datum *value)
 {
 	/* existence, wrapper and USAGE */
@@ -482,69 +491,17 @@ ss_define_check_whole(const SsDefinition *def)
 }
 
 void
-ss_define_check_owner(Oid owner)
+ss_define_check_backoff(const SsDefinition *def)
 {
-	char *name = GetUserNameFromId(owner, false);
+	int64 first = ss_define_milliseconds("retry_backoff", DatumGetIntervalP(VALUE(def, retry_backoff)), false);
+	int64 longest = ss_define_milliseconds("retry_backoff_max", DatumGetIntervalP(VALUE(def, retry_backoff_max)), false);
 
-#ifndef SS_HAVE_ROLELOGIN_BYPASS
-	HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
-	bool	  can_login;
-
-	if (!HeapTupleIsValid(role))
-		elog(ERROR, "cache lookup failed for role %u", owner);
-	can_login = ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
-	ReleaseSysCache(role);
-	if (!can_login)
+	if (first > longest)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("role \"%s\" cannot own a pipeline because it is not permitted to log in", name),
-				 errdetail("Before PostgreSQL 17, workers can connect only as a role that may log in."),
-				 errhint("Run ALTER ROLE %s LOGIN.", quote_identifier(name))));
-#endif
-	if (ss_compat_database_aclcheck(MyDatabaseId, owner) != ACLCHECK_OK)
-	{
-		char *database = get_database_name(MyDatabaseId);
-
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("role \"%s\" cannot own a pipeline because it may not connect to database \"%s\"",
-						name, database),
-				 errhint("Run GRANT CONNECT ON DATABASE %s TO %s.",
-						 quote_identifier(database), quote_identifier(name))));
-	}
-}
-
-static void
-need_privilege(Oid relid, Oid role, AclMode mode, const char *privilege)
-{
-	/* of the columns, any will do: which ones are written is not known before the entries are */
-	if (pg_class_aclcheck(relid, role, mode) == ACLCHECK_OK ||
-		pg_attribute_aclcheck_all(relid, role, mode, ACLMASK_ANY) == ACLCHECK_OK)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for target \"%s\"", get_rel_name(relid)),
-			 errdetail("The pipeline's owner \"%s\" needs the %s privilege.",
-					   GetUserNameFromId(role, false), privilege)));
-}
-
-void
-ss_define_check_target(const SsDefinition *def)
-{
-	char *on_conflict = TextDatumGetCString(VALUE(def, on_conflict));
-	bool  updates = strcmp(on_conflict, ss_catalog_on_conflict_words[SS_CONFLICT_UPDATE]) == 0;
-	List *names;
-	Oid	  relid;
-
-	if (IS_NULL(def, target))
-		return;
-	names = ss_compat_name_list(TextDatumGetCString(VALUE(def, target)));
-	relid = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, false);
-	need_privilege(relid, def->owner, ACL_INSERT, "INSERT");
-	if (updates)
-		need_privilege(relid, def->owner, ACL_UPDATE, "UPDATE");
-	if (updates || !IS_NULL(def, key))
-		need_privilege(relid, def->owner, ACL_SELECT, "SELECT");
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"retry_backoff\" is longer than \"retry_backoff_max\""),
+				 errdetail("They are " INT64_FORMAT " and " INT64_FORMAT " ms.", first, longest),
+				 errhint("Set retry_backoff_max to at least retry_backoff.")));
 }
 
 int64

@@ -59,6 +59,9 @@ extern void ss_define_check_owner(Oid owner);
 /* May the owner write into the target as the definition wants it?  ERROR 42501. */
 extern void ss_define_check_target(const SsDefinition *def);
 
+/* The first wait between tries must not be longer than the longest one: ERROR 22023. */
+extern void ss_define_check_backoff(const SsDefinition *def);
+
 /*
  * A position: "ms" or "ms-seq" as it stands, else a time: then the id before
  * the first one of that moment, because reading begins behind a position.

@@ -24,7 +24,7 @@ static const ErrorRule rules[] = {
 	{"21000", SS_ERROR_HALVE, SS_ERROR_REFUSE, NULL},
 	{"25006", SS_ERROR_WAIT, SS_ERROR_WAIT, "The server or the session is read-only. Writing goes on once it is not."},
 	{"28P01", SS_ERROR_WAIT, SS_ERROR_WAIT, "Check user name and password in the user mapping of the pipeline's owner."},
-	{"42501", SS_ERROR_WAIT, SS_ERROR_WAIT, "Grant the pipeline's owner the missing privilege."},
+	{"42501", SS_ERROR_WAIT, SS_ERROR_WAIT, "Grant the pipeline's owner the missing privilege, or the row security policy that lets it write these rows."},
 	{"42703", SS_ERROR_WAIT, SS_ERROR_WAIT, "Add the column, or change the pipeline with streamsink.alter_pipeline()."},
 	{"42804", SS_ERROR_WAIT, SS_ERROR_WAIT, "Make the column's type and the pipeline's row type agree."},
 	{"42P01", SS_ERROR_WAIT, SS_ERROR_WAIT, "Create the table, or change the pipeline with streamsink.alter_pipeline()."},
@@ -79,6 +79,19 @@ ss_error_decide(int sqlstate, bool single)
 
 	rule = find_rule(sqlstate);
 	return single ? rule->single : rule->many;
+}
+
+bool
+ss_error_is_collision(int sqlstate)
+{
+	return sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+bool
+ss_error_counts(int sqlstate)
+{
+	return find_rule(sqlstate)->single == SS_ERROR_RETRY && !ss_error_is_collision(sqlstate) &&
+		   ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_OPERATOR_INTERVENTION;
 }
 
 bool

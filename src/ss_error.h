@@ -30,6 +30,12 @@ extern void ss_error_set_deadline(bool passed);
 extern void ss_error_next_try(void);
 extern void ss_error_on_next_try(void (*rearm)(void));
 
+/* A machine error that is no order to stop, and not the doing of other transactions: max_retries counts it. */
+extern bool ss_error_counts(int sqlstate);
+
+/* Two transactions were in each other's way: a deadlock, a serialization failure. */
+extern bool ss_error_is_collision(int sqlstate);
+
 /* A one-line hint: the error's own, else one for a set-up error, or NULL.  Not palloc'd. */
 extern const char *ss_error_hint(const ErrorData *error);
 

@@ -22,12 +22,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "ss_breaker.h"
 #include "ss_identity.h"
 #include "ss_ledger.h"
 #include "ss_peek.h"
 #include "ss_pump.h"
 #include "ss_retention.h"
 #include "ss_stats.h"
+#include "ss_stop.h"
 
 #define REPLY_LIMIT ((Size) 512 * 1024 * 1024)
 
@@ -89,6 +91,12 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	ss_write_enter(run->pipeline, &identity);
 	result = ss_settle_batch(run, pump->batch, false, &counters);
 	ss_identity_leave(&identity);
+	if (result == SS_SETTLE_TRIPPED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("too many entries of pipeline \"%s\" were refused", run->pipeline->name),
+				 errdetail_internal("%s.", ss_stop_reason(run->pipeline, pump->batch, result)),
+				 errhint("The last batch was rolled back. Mend the cause, or change max_dead_letter_rate.")));
 	if (result == SS_SETTLE_CHANGED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -97,13 +105,10 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	if (result == SS_SETTLE_STOP)
 	{
 		const SsRefusal *refusal = &pump->batch->refusals[0];
-		char			 id[SS_ENTRYID_MAXLEN];
 
-		ss_entryid_print(pump->batch->entries[refusal->entry].id, id);
 		ereport(ERROR,
 				(errcode(refusal->error->sqlerrcode),
-				 errmsg("entry %s of stream \"%s\" was refused: %s", id,
-						pump->batch->entries[refusal->entry].stream->name, refusal->error->message),
+				 errmsg_internal("%s", ss_stop_reason(run->pipeline, pump->batch, result)),
 				 errdetail("Its batch was rolled back, because on_error is \"stop\".")));
 	}
 	SPI_commit();
@@ -112,6 +117,7 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 
 	ss_settle_acks_add(pump->acks, pump->batch, XactLastCommitEnd);
 	ss_settle_advance(pump->batch);
+	ss_breaker_settled(run->pipeline);
 	total->batches++;
 	total->written += counters.written;
 	total->refused += counters.refused;
@@ -194,7 +200,8 @@ run_ingest(const char *name, int64 max_batches, SsCounters *total)
 					 errmsg("pipeline \"%s\" does not exist", name),
 					 errdetail("It was dropped meanwhile.")));
 		refuse_if_running(run->pipeline);
-		pump = ss_pump_open(run, 0, 1, true, 0, cxt);
+		ss_breaker_reset();
+		pump = ss_pump_open(run, 0, 1, true, NULL, cxt);
 		drain(pump, max_batches, total);
 		ss_pump_close(pump);
 		ss_run_free(run);

@@ -42,12 +42,14 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_breaker.h"
 #include "ss_error.h"
 #include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
 #include "ss_retention.h"
 #include "ss_stats.h"
+#include "ss_stop.h"
 #include "ss_worker.h"
 
 #define CHECK_MS		 1000	/* the catalog is looked at this often without being told */
@@ -106,6 +108,7 @@ ss_loop_reset(void)
 {
 	disarm_deadline();
 	QueryCancelPending = false;
+	ss_attempt_reset();
 	ss_shmem_end_batch();
 	(void) ss_shmem_hold_share(-1);
 	checked_at = 0;
@@ -134,32 +137,6 @@ ss_loop_is_changed(const SsPipeline *pipeline)
 	changes_seen = changes;
 	checked_at = now;
 	return changed;
-}
-
-/* on_error => stop: nothing of the batch is settled, and the pipeline is disabled with the reason. */
-static void
-stop_pipeline(const SsPipeline *pipeline, const SsBatch *batch, MemoryContext cxt)
-{
-	const SsRefusal *refusal = &batch->refusals[0];
-	const SsEntry	*entry = &batch->entries[refusal->entry];
-	char			 id[SS_ENTRYID_MAXLEN];
-	MemoryContext	 saved = MemoryContextSwitchTo(cxt);
-	char			*failure;
-
-	ss_entryid_print(entry->id, id);
-	failure = psprintf("entry %s of stream \"%s\" was refused: %s", id, entry->stream->name,
-					   refusal->error->message ? refusal->error->message : "unknown error");
-	MemoryContextSwitchTo(saved);
-
-	ss_shmem_note_error(unpack_sql_state(refusal->error->sqlerrcode), failure);
-	StartTransactionCommand();
-	ss_catalog_lock(pipeline->id, AccessExclusiveLock);
-	if (ss_catalog_is_current(pipeline))
-		ss_catalog_set_enabled(pipeline->id, false, failure);
-	CommitTransactionCommand();
-	ereport(LOG,
-			(errmsg("pipeline \"%s\" was stopped by its on_error setting", pipeline->name),
-			 errdetail_internal("%s", failure)));
 }
 
 static void
@@ -198,6 +175,8 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	}
 	if (shared)
 		ss_settle_publish(batch);
+	ss_attempt_begin(pump->attempts, batch);
+	ss_trouble_prepare(pump->trouble, pipeline, batch);
 
 	pgstat_report_activity(STATE_RUNNING, "settling a batch");
 	SetCurrentStatementStartTimestamp();
@@ -210,14 +189,17 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(turn);
 		ss_shmem_end_batch();
+		ss_attempt_reset();
+		ss_attempt_withdraw();
 		*end = SS_LOOP_CHANGED;
-		if (result == SS_SETTLE_STOP)
+		if (result == SS_SETTLE_STOP || result == SS_SETTLE_TRIPPED)
 		{
-			stop_pipeline(pipeline, batch, pump->cxt);
+			ss_stop_pipeline(pipeline, batch, result, pump->cxt);
 			*end = SS_LOOP_STOP;
 		}
 		return false;
 	}
+	ss_attempt_settle(pump->attempts, batch);
 	INSTR_TIME_SET_CURRENT(started);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(turn);
@@ -225,6 +207,9 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	SS_FAULT("after-commit");
 	ss_settle_acks_add(pump->acks, batch, XactLastCommitEnd);
 	ss_settle_advance(batch);
+	ss_attempt_settled(pump->attempts);
+	ss_breaker_settled(pipeline);
+	ss_trouble_settled(pump->trouble, pipeline, batch);
 	ss_shmem_end_batch();
 
 	INSTR_TIME_SUBTRACT(committed, started);
@@ -309,7 +294,7 @@ is_ready(const SsPump *pump)
 
 	if (batch->nentries == 0)
 		return false;
-	return batch->nentries >= pipeline->batch_size ||
+	return batch->nentries >= ss_pump_batch_size(pump) ||
 		   batch->bytes >= pipeline->batch_bytes ||
 		   batch->arena.used >= pipeline->batch_bytes ||
 		   pipeline->linger_ms == 0 ||

@@ -157,6 +157,7 @@ streamsink_create_pipeline(PG_FUNCTION_ARGS)
 	}
 	require_connect(&def, connect);
 	ss_define_check_whole(&def);
+	ss_define_check_backoff(&def);
 	ss_define_check_owner(def.owner);
 	ss_define_check_target(&def);
 	if (!if_not_exists && ss_catalog_load_lenient(name, 0, true) != NULL)
@@ -355,6 +356,8 @@ streamsink_alter_pipeline(PG_FUNCTION_ARGS)
 	ss_define_check_whole(&def);
 	if ((flags & SS_ARGUMENT_MAPPING) != 0)
 		ss_define_check_target(&def);
+	if (replace[SS_PIPELINE_retry_backoff - 1] || replace[SS_PIPELINE_retry_backoff_max - 1])
+		ss_define_check_backoff(&def);
 	connect = connect && (flags & SS_ARGUMENT_REDIS) != 0;
 	if ((flags & SS_ARGUMENT_MAPPING) != 0 || connect)
 		starts = try_definition(&def, connect);

@@ -54,8 +54,9 @@ soak(void *arg)
 
 SsPump *
 ss_pump_open(SsRun *run, int share, int nshares, bool session,
-			 int caution, MemoryContext parent)
+			 SsTrouble *trouble, MemoryContext parent)
 {
+	int			   caution = trouble ? trouble->caution : 0;
 	MemoryContext  cxt = AllocSetContextCreate(parent, "streamsink connection", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext  saved = MemoryContextSwitchTo(cxt);
 	SsPump		  *pump = palloc0_object(SsPump);
@@ -68,6 +69,7 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 	pump->share = share;
 	pump->nshares = nshares;
 	pump->session = session;
+	pump->trouble = trouble;
 	if (run->tmpl->single)
 		snprintf(pump->consumer, sizeof(pump->consumer), "%s:%d", pipeline->consumer, share);
 	else
@@ -81,6 +83,8 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 	ss_discover_load(pump);
 	if (!session)
 		CommitTransactionCommand();
+	if (trouble)
+		pump->attempts = ss_attempt_load(pipeline, share, cxt);
 
 	MemoryContextSwitchTo(cxt);
 	pump->redis = ss_redis_open(params, cxt, pump->consumer);
@@ -116,6 +120,16 @@ takeover_ms(const SsPump *pump)
 	int64 idle = pump->run->pipeline->claim_idle_ms;
 
 	return idle < 0 ? TAKEOVER_MS : Max(Min(idle, TAKEOVER_MS), 1000);
+}
+
+int
+ss_pump_batch_size(const SsPump *pump)
+{
+	int size = pump->run->pipeline->batch_size;
+
+	if (pump->attempts && ss_attempt_alone(pump->attempts))
+		return 1;
+	return pump->trouble && pump->trouble->limit > 0 ? Min(size, pump->trouble->limit) : size;
 }
 
 bool

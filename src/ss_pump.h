@@ -15,8 +15,10 @@
 #ifndef SS_PUMP_H
 #define SS_PUMP_H
 
+#include "ss_attempt.h"
 #include "ss_settle.h"
 #include "ss_stream.h"
+#include "ss_trouble.h"
 #include "utils/hsearch.h"
 
 typedef struct SsPump
@@ -30,6 +32,8 @@ typedef struct SsPump
 	int			  share;   /* which share of nshares */
 	int			  nshares;
 	char		  consumer[96];
+	SsTrouble	 *trouble;	/* what the worker remembers; NULL in a session, and so is the next */
+	SsAttempts	 *attempts; /* the crash-loop guard */
 
 	/* the streams of this share */
 	SsStream **streams;
@@ -86,12 +90,12 @@ typedef struct SsPump
 
 /*
  * Connect and get ready: streams known so far, their high marks.  Errors are
- * raised.  Not in a transaction of a worker.  caution counts the connections
- * in a row that failed because a reply was too large (ERROR 54000): then reading begins with
+ * raised.  Not in a transaction of a worker.  trouble is the worker's and outlives it, NULL in a session;
+ * after a connection that failed because a reply was too large (ERROR 54000) reading begins with
  * single entries.
  */
 extern SsPump *ss_pump_open(SsRun *run, int share, int nshares, bool session,
-							int caution, MemoryContext parent);
+							SsTrouble *trouble, MemoryContext parent);
 extern void	   ss_pump_close(SsPump *pump);
 
 /*
@@ -100,6 +104,9 @@ extern void	   ss_pump_close(SsPump *pump);
  */
 extern bool ss_pump_task_due(SsPump *pump);
 extern void ss_pump_tasks(SsPump *pump);
+
+/* Entries that a batch may hold now. */
+extern int ss_pump_batch_size(const SsPump *pump);
 
 /* Send the next read; false if there is nothing to read from.  max_block_ms 0: do not wait in Redis. */
 extern bool ss_pump_send_read(SsPump *pump, int max_block_ms);

@@ -350,7 +350,7 @@ streamsink_reconcile(PG_FUNCTION_ARGS)
 				 errmsg("the pipeline was dropped meanwhile")));
 	ss_identity_check(run->pipeline);
 
-	pump = ss_pump_open(run, 0, 1, true, 0, cxt);
+	pump = ss_pump_open(run, 0, 1, true, NULL, cxt);
 	claimed = reconcile_all(pump);
 	ss_pump_close(pump);
 

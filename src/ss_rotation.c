@@ -57,7 +57,7 @@ static int
 room(const SsPump *pump)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
-	int64			  entries = pipeline->batch_size;
+	int64			  entries = ss_pump_batch_size(pump);
 	int64			  bytes = pipeline->batch_bytes;
 
 	if (!pump->ahead)

@@ -285,21 +285,25 @@ complete_error(SsConvert *convert, ErrorData *error)
 }
 
 /*
- * Is it the entry's fault?  A cancel never is, also not when our deadline
- * passed: which row was being converted then says nothing.  Nor is a want of memory
- * that other rows may have caused.
+ * The stage that the entry is refused with, or NULL if it is not its fault.  A
+ * cancel never is; our deadline, and a want of memory, only if the entry was
+ * alone: other rows may have caused it.  A worker then tries fewer at a time.
  */
-static bool
-is_refusal(SsConvert *convert, const ErrorData *error)
+static const char *
+refusal_stage(SsConvert *convert, const ErrorData *error)
 {
-	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	int		   category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	SsDecision decision;
 
 	if (category == ERRCODE_OPERATOR_INTERVENTION)
-		return false;
+		return convert->alone && ss_error_deadline_passed() ? "decode" : NULL;
 	/* an escape such as \u00e4 in JSON, where no encoding could take it */
 	if (error->sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED && GetDatabaseEncoding() == PG_SQL_ASCII)
-		return true;
-	return ss_error_decide(error->sqlerrcode, convert->alone || category != ERRCODE_INSUFFICIENT_RESOURCES) == SS_ERROR_REFUSE;
+		return "decode";
+	decision = ss_error_decide(error->sqlerrcode, convert->alone || category != ERRCODE_INSUFFICIENT_RESOURCES);
+	if (decision == SS_ERROR_RETRY && convert->batch->final && ss_error_counts(error->sqlerrcode))
+		return "retries";
+	return decision == SS_ERROR_REFUSE ? "decode" : NULL;
 }
 
 /* Convert from convert->at on; ends behind the last entry, behind one whose defaults had effects, or by an error. */
@@ -320,11 +324,13 @@ convert_run(SsConvert *convert)
 		convert->entry = entry;
 		if (!convert_entry(convert))
 		{
+			const char *stage = refusal_stage(convert, convert->error);
+
 			convert->error->elevel = ERROR;
-			if (!is_refusal(convert, convert->error))
+			if (stage == NULL)
 				ThrowErrorData(convert->error);
 			complete_error(convert, convert->error);
-			ss_batch_refuse(batch, convert->at, "decode", convert->error);
+			ss_batch_refuse(batch, convert->at, stage, convert->error);
 			convert->column = NULL;
 		}
 		MemoryContextReset(convert->scratch);
@@ -356,7 +362,8 @@ convert_guarded(SsConvert *convert)
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
+		ErrorData  *error;
+		const char *stage;
 
 		MemoryContextSwitchTo(convert->scratch);
 		error = CopyErrorData();
@@ -369,13 +376,17 @@ convert_guarded(SsConvert *convert)
 			ss_convert_reset(convert->column);
 		MemoryContextSwitchTo(convert->scratch);
 		complete_error(convert, error);
-		if (convert->entry == NULL || !is_refusal(convert, error))
+		stage = convert->entry == NULL ? NULL : refusal_stage(convert, error);
+		if (stage == NULL)
 		{
 			MemoryContextSwitchTo(old_cxt);
 			ReThrowError(error);
 		}
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			error->message = pstrdup("the entry alone took longer than a batch may take");
+		ss_error_next_try();
 
-		ss_batch_refuse(convert->batch, convert->at, "decode", error);
+		ss_batch_refuse(convert->batch, convert->at, stage, error);
 		convert->column = NULL;
 		convert->in_payload = false;
 		convert->at++;

@@ -14,6 +14,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "ss_attempt.h"
+#include "ss_breaker.h"
 #include "ss_deadletter.h"
 #include "ss_fault.h"
 #include "ss_ledger.h"
@@ -234,15 +236,19 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	drop_settled(pipeline, batch, shared);
 	drop_doubled(batch);
 	refuse_oversized(pipeline, batch);
+	if (batch->crashes >= SS_ATTEMPT_CRASHES)
+		ss_attempt_refuse(batch);
 	SS_FAULT("before-write");
 	ss_run_batch(run, batch, &map_us, &write_us);
 	SS_FAULT("after-write");
 	ss_stats_times(0, map_us, write_us, 0);
 
+	if (batch->nrefusals > 0 && pipeline->on_error == SS_ON_ERROR_STOP)
+		return SS_SETTLE_STOP;
+	if (ss_breaker_trips(pipeline, batch))
+		return SS_SETTLE_TRIPPED;
 	if (batch->nrefusals > 0)
 	{
-		if (pipeline->on_error == SS_ON_ERROR_STOP)
-			return SS_SETTLE_STOP;
 		if (pipeline->on_error == SS_ON_ERROR_DEAD_LETTER)
 			ss_deadletter_store(pipeline, batch);
 	}

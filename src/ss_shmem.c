@@ -96,6 +96,7 @@ make_memory(void)
 		ss_shmem->databases = (SsDatabase *) p;
 
 		ss_shmem->lock = &(GetNamedLWLockTranche(TRANCHE_NAME))->lock;
+		ss_shmem->made_at = GetCurrentTimestamp();
 		ss_shmem->max_pipelines = ss_guc_max_pipelines;
 		ss_shmem->max_slots = slots_wanted();
 		ss_shmem->max_databases = ss_guc_max_databases;

@@ -190,13 +190,14 @@ typedef struct SsDatabase
 
 typedef struct SsShared
 {
-	LWLock *lock;
-	pid_t	launcher_pid;
-	Latch  *launcher_latch;
-	bool	rescan; /* look into all databases: a request for one found no room */
-	int		max_pipelines;
-	int		max_slots;
-	int		max_databases;
+	LWLock	   *lock;
+	TimestampTz made_at; /* tells one life of this memory from another; never changed */
+	pid_t		launcher_pid;
+	Latch	   *launcher_latch;
+	bool		rescan; /* look into all databases: a request for one found no room */
+	int			max_pipelines;
+	int			max_slots;
+	int			max_databases;
 	/* samples of streams, see ss_stats.c */
 	dsa_handle			samples_dsa;
 	dshash_table_handle samples_table;

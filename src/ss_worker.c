@@ -18,7 +18,6 @@
 #endif
 
 #include "access/xact.h"
-#include "common/pg_prng.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -43,16 +42,7 @@
 #define KEEP_BYTES	 (16 * 1024 * 1024) /* free memory a worker keeps for its next batch */
 #define MAX_CAUTION	 8					/* replies in a row that may be too large before that is an error like others */
 #define QUIET_LOG_MS 600000				/* a steady failure is logged again after this time */
-
-/* What failed last, to tell a steady failure from a new one. */
-typedef struct Trouble
-{
-	int			failures; /* in a row */
-	int			sqlstate;
-	TimestampTz logged_at;
-	int64		logged_wait; /* ms: logged again when the wait grew */
-	int			caution;	 /* replies in a row that were too large */
-} Trouble;
+#define AGAIN_LOG_MS 30000				/* ... and one that comes again after a success */
 
 static MemoryContext worker_context;
 static int			 share;
@@ -62,28 +52,6 @@ static void
 add_context(void *arg)
 {
 	errcontext("streamsink pipeline \"%s\", worker %d", ((SsPipeline *) arg)->name, share);
-}
-
-/* Milliseconds to wait after the n-th failure in a row, with up to a fifth of jitter. */
-static int64
-backoff(const SsPipeline *pipeline, SsDecision decision, int failures)
-{
-	int64	 first = pipeline ? pipeline->retry_backoff_ms : 500;
-	int64	 longest = pipeline ? pipeline->retry_backoff_max_ms : 60000;
-	SsGrowth growth = pipeline ? pipeline->retry_growth : SS_GROWTH_EXPONENTIAL;
-	int64	 wait = first;
-
-	if (decision == SS_ERROR_WAIT)
-	{
-		longest = ss_guc_setup_retry;
-		growth = SS_GROWTH_EXPONENTIAL;
-	}
-	if (growth == SS_GROWTH_LINEAR)
-		wait = first * failures;
-	else if (growth == SS_GROWTH_EXPONENTIAL)
-		wait = failures > 20 ? longest : first << (failures - 1);
-	wait = Max(Min(wait, longest), 10);
-	return wait + (int64) (pg_prng_double(&pg_global_prng_state) * wait / 5);
 }
 
 /* The state of a process after an error outside of any transaction handling of others. */
@@ -113,13 +81,12 @@ waiting_reason(const ErrorData *error)
 
 /* Log a failure unless it is the same as before and the wait did not grow. */
 static void
-log_failure(Trouble *trouble, const SsPipeline *pipeline, ErrorData *error, int64 wait)
+log_failure(SsTrouble *trouble, const SsPipeline *pipeline, ErrorData *error, int64 wait)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (trouble->failures > 1 && trouble->sqlstate == error->sqlerrcode &&
-		wait <= trouble->logged_wait * 3 / 2 &&
-		!TimestampDifferenceExceeds(trouble->logged_at, now, QUIET_LOG_MS))
+	if (trouble->sqlstate == error->sqlerrcode && wait <= trouble->logged_wait * 3 / 2 &&
+		!TimestampDifferenceExceeds(trouble->logged_at, now, trouble->failures > 1 ? QUIET_LOG_MS : AGAIN_LOG_MS))
 		return;
 	trouble->logged_at = now;
 	trouble->logged_wait = wait;
@@ -165,6 +132,7 @@ wait_for_next_try(const SsPipeline *pipeline, int64 wait)
 	{
 		PG_TRY();
 		{
+			ss_attempt_withdraw();
 			wait_until(looked_at, until);
 			done = true;
 		}
@@ -234,7 +202,7 @@ wait_for_outbox(const SsPipeline *pipeline)
  * Run the pipeline until it ends or fails.  False: leave the process.
  */
 static bool
-run_once(const SsWorkerArgs *args, Trouble *trouble)
+run_once(const SsWorkerArgs *args, SsTrouble *trouble)
 {
 	SsRun *volatile run = NULL;
 	SsPump *volatile pump = NULL;
@@ -261,7 +229,7 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 			/* Who waits for Redis still waits while he tries to connect, which may take long. */
 			if (MySlot->state != SS_STATE_WAITING)
 				ss_shmem_set_state(SS_STATE_STARTING, NULL, NULL, 0);
-			pump = ss_pump_open(run, share, run->pipeline->workers, false, trouble->caution, worker_context);
+			pump = ss_pump_open(run, share, run->pipeline->workers, false, trouble, worker_context);
 			if (trouble->failures > 0 && ERRCODE_TO_CATEGORY(trouble->sqlstate) == ERRCODE_CONNECTION_EXCEPTION)
 				ereport(LOG,
 						(errmsg("pipeline \"%s\" is connected to Redis again", run->pipeline->name)));
@@ -277,11 +245,14 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 		ErrorData *error;
 		SsDecision decision;
 		SsPump	  *broken = pump;
+		bool	   again = false; /* at once */
 
 		error_context_stack = saved_callbacks;
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
+		if (pump && MySlot->in_batch)
+			again = ss_trouble_failed(trouble, pump->batch, error->sqlerrcode, ss_error_deadline_passed());
 		if (ss_error_deadline_passed())
 			error->message = pstrdup("the batch took longer than streamsink.batch_timeout");
 		clean_up_after_error(&broken);
@@ -295,10 +266,12 @@ run_once(const SsWorkerArgs *args, Trouble *trouble)
 			trouble->caution = 0;
 		MySlot->settled_once = false;
 		trouble->failures++;
-		wait = backoff(run ? run->pipeline : NULL, decision, trouble->failures);
+		wait = ss_trouble_wait(run ? run->pipeline : NULL, decision, trouble->failures);
 
 		/* A reply that was too large is read again in smaller parts at once. */
 		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && trouble->caution++ < MAX_CAUTION)
+			again = true;
+		if (again)
 			wait = 1;
 		log_failure(trouble, run ? run->pipeline : NULL, error, wait);
 		trouble->sqlstate = error->sqlerrcode;
@@ -336,7 +309,7 @@ void
 streamsink_worker_main(Datum main_arg)
 {
 	SsWorkerArgs args;
-	Trouble		 trouble = {0};
+	SsTrouble	 trouble = {0};
 	uint32		 flags = 0;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));

@@ -95,6 +95,7 @@ typedef struct Isolation
 	int		 *orphans; /* rows that failed with 23503, to be tried once more */
 	int		  norphans;
 	bool	  last_chance; /* this is that second try */
+	bool	  exhausted;   /* a machine error of a final batch is being isolated */
 } Isolation;
 
 /* Refuse one row, or put it aside for a second try. */
@@ -109,7 +110,7 @@ refuse_row(Isolation *isolation, int row, ErrorData *error)
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		error->message = MemoryContextStrdup(isolation->writer->error,
 											 "the entry alone took longer than a batch may take");
-	ss_batch_refuse(isolation->batch, isolation->rows[row].entry, "write", error);
+	ss_batch_refuse(isolation->batch, isolation->rows[row].entry, isolation->exhausted ? "retries" : "write", error);
 }
 
 /* One try, and another one without superseded rows if that was what it failed for. */
@@ -154,6 +155,9 @@ write_isolated(Isolation *isolation, int first, int count)
 		}
 
 		decision = ss_error_decide(error->sqlerrcode, n == 1);
+		isolation->exhausted = decision == SS_ERROR_RETRY && isolation->batch->final && ss_error_counts(error->sqlerrcode);
+		if (isolation->exhausted)
+			decision = SS_ERROR_HALVE;
 		if (decision != SS_ERROR_REFUSE && decision != SS_ERROR_HALVE)
 			ReThrowError(error);
 		ss_error_next_try();

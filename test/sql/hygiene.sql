@@ -85,7 +85,7 @@ WHERE f.pronargs >= 2 AND '' = ANY (coalesce(f.proargnames, ARRAY['']))
 	AND f.proname NOT LIKE 'entry\_id%' AND f.proname NOT LIKE 'fdw%'
 ORDER BY f.signature::text;
 
--- every table and sequence is dumped with its rows
+-- every table and sequence is dumped with its rows, but for what is about this server only
 SELECT c.oid::pg_catalog.regclass AS not_dumped
 FROM pg_catalog.pg_class c JOIN member m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.objid = c.oid
 WHERE c.relkind IN ('r', 'S', 'p')
