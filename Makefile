@@ -53,7 +53,7 @@ PKG_CONFIG ?= pkg-config
 # ---------------------------------------------------------------------------
 
 HOUSE = help setup check check-regress check-isolation check-tap check-layers \
-	check-format format demo bench soak
+	check-format format demo bench soak mutants
 HOUSE_GOALS := $(filter $(HOUSE),$(MAKECMDGOALS))
 
 ifneq ($(HOUSE_GOALS),)
@@ -73,6 +73,7 @@ help:
 	@echo 'make check-format     the formatter agrees'
 	@echo 'make format           run the formatter'
 	@echo 'make bench            measure it beside COPY and other workers; QUICK=1 in two minutes'
+	@echo 'make mutants          wrong changes to the protocol: a test must fail for each; MUTANTS="name ..." picks some'
 	@echo 'make soak             100,000 failing batches: memory and log stay bounded; SOAK_BATCHES=N for fewer'
 	@echo 'make setup            install what the above need (Debian, Ubuntu)'
 	@echo 'variables: PG_CONFIG, WERROR=1, STREAMSINK_TEST=1 (fault points; never in production)'
@@ -89,6 +90,8 @@ demo:
 	@examples/sensor-writer/demo
 bench:
 	@test/bench/run
+mutants:
+	@test/mutants/run $(MUTANTS)
 soak:
 	@STREAMSINK_TAP_SECONDS=7200 test/run tap test/soak/errors.pl
 

@@ -18,6 +18,7 @@ typedef struct SsTrouble
 	int			sqlstate;
 	TimestampTz logged_at;
 	int64		logged_wait; /* ms: logged again when the wait grew */
+	uint32		logged_text; /* hash of the message, its digits left out */
 	int			caution;	 /* replies in a row that were too large */
 
 	/* batches that failed while they were settled */

@@ -13,6 +13,8 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include <ctype.h>
+
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -79,17 +81,31 @@ waiting_reason(const ErrorData *error)
 	return error->message;
 }
 
+/* Hash of a message without its digits: the same failure may name another entry each time. */
+static uint32
+hash_message(const char *message)
+{
+	uint32 hash = 0;
+
+	for (int i = 0; message != NULL && message[i] != '\0' && i < 1000; i++)
+		if (!isdigit((unsigned char) message[i]))
+			hash = hash_combine(hash, (unsigned char) message[i]);
+	return hash;
+}
+
 /* Log a failure unless it is the same as before and the wait did not grow. */
 static void
 log_failure(SsTrouble *trouble, const SsPipeline *pipeline, ErrorData *error, int64 wait)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	uint32		text = hash_message(error->message);
 
-	if (trouble->sqlstate == error->sqlerrcode && wait <= trouble->logged_wait * 3 / 2 &&
+	if (trouble->sqlstate == error->sqlerrcode && trouble->logged_text == text && wait <= trouble->logged_wait * 3 / 2 &&
 		!TimestampDifferenceExceeds(trouble->logged_at, now, trouble->failures > 1 ? QUIET_LOG_MS : AGAIN_LOG_MS))
 		return;
 	trouble->logged_at = now;
 	trouble->logged_wait = wait;
+	trouble->logged_text = text;
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
 			 errmsg("pipeline \"%s\" waits after an error: %s", pipeline ? pipeline->name : "?", error->message),

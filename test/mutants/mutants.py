@@ -54,7 +54,7 @@ MUTANTS = [
     Mutant("settled-ranges-are-not-published", "ss_loop.c",
            "\tif (shared)\n\t\tss_settle_publish(batch);\n", "", "133_shared.pl"),
     Mutant("merge-without-asking-redis", "ss_streamgap.c",
-           "gaps[i].empty = entries->n == 0 &&", "gaps[i].empty = true ||",
+           "if (empty && holds_entries && ss_entryid_compare(info.first, gap->before) <= 0)", "if (empty || true)",
            "045_ledger_join.pl"),
     Mutant("fold-forgets", "ss_ledgerfold.c",
            "\tfold_intervals(pipeline_id, &read.set);\n", "\tif (read.set.n > 1)\n\t\tfold_intervals(pipeline_id, &read.set);\n",
@@ -66,7 +66,7 @@ MUTANTS = [
            "055_crash_points.pl",
            more=[("ss_pump.c", "pump->streams[i]->recovered = false;", "pump->streams[i]->recovered = true;")]),
     Mutant("dead-consumers-are-left-alone", "ss_pump.c",
-           "if (!pump->session && pump->run->tmpl->single)\n\t\t\tss_takeover_step(pump);", "",
+           "bool more = !pump->session && pump->run->tmpl->single && ss_takeover_step(pump);", "bool more = false;",
            "030_pipeline.pl", "133_shared.pl"),
 
     # ---- the fence ----
@@ -82,7 +82,7 @@ MUTANTS = [
            "claimed += claim_gap(pump, stream, &gaps[i]);", "claimed += 0;",
            "130_groups.pl"),
     Mutant("no-look-between-settled-entries", "ss_group.c",
-           "if (finding->all_gaps)", "if (false)",
+           "if (!finding->all_gaps && ss_entryid_compare(stream->high, after) > 0)", "if (ss_entryid_compare(stream->high, after) > 0)",
            "130_groups.pl"),
     Mutant("newest-entry-not-verified", "ss_verify.c",
            "hash == 0 || found == 0 || hash == found ? SS_VERIFY_INTACT", "true ? SS_VERIFY_INTACT",
