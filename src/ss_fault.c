@@ -3,10 +3,18 @@
  *	  Named fault points, in test builds only.
  *
  * NOTES
- *	  streamsink.fault is a list "name:action, ..." with the actions kill,
- *	  error, fatal and wait.  An action ending in "-once" leaves the file
- *	  streamsink_fault.<name> in the data directory and does nothing while it is
- *	  there: a point that kills would otherwise do so after every restart.
+ *	  streamsink.fault is a list "name:action, ...".  Actions are kill, error,
+ *	  fatal, wait (until the setting changes) and sleepN (milliseconds), each
+ *	  with one of these behind it at most:
+ *
+ *		-once	the first time only.  The file streamsink_fault.<name> in the data
+ *				directory tells: a point that kills would otherwise do so after
+ *				every restart.
+ *		%n		every n-th time, over all processes and restarts: the length
+ *				of streamsink_fault.<name>.hits counts.
+ *		/n		one time in n, as streamsink.fault_seed, the name and that
+ *				count have it: the same seed gives the same times.
+ *
  *	  Every hit writes a line to the log, so that a test can tell it happened.
  */
 #include "postgres.h"
@@ -20,6 +28,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
@@ -27,6 +36,7 @@
 #include "utils/wait_event.h"
 
 static char *fault = NULL;
+static int	 fault_seed = 0;
 
 void
 ss_fault_init(void)
@@ -34,6 +44,9 @@ ss_fault_init(void)
 	DefineCustomStringVariable("streamsink.fault", "Sets what happens at named fault points.",
 							   NULL, &fault, "", PGC_SUSET, GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("streamsink.fault_seed", "Sets which times a fault point with a chance acts.",
+							NULL, &fault_seed, 0, 0, INT_MAX, PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
 }
 
 /* The action set for a point, copied into buf; false if there is none. */
@@ -76,6 +89,47 @@ first_time(const char *name)
 	return true;
 }
 
+/* How often the point was reached, this time included, by all processes since the file was made. */
+static uint32
+count_hit(const char *name)
+{
+	char  path[MAXPGPATH];
+	int	  fd;
+	off_t count = 0;
+
+	snprintf(path, sizeof(path), "streamsink_fault.%s.hits", name);
+	fd = open(path, O_CREAT | O_APPEND | O_WRONLY, 0600);
+	if (fd < 0)
+		return 0;
+	/* the end of what this process appended is its own number, whoever else appends */
+	if (write(fd, ".", 1) == 1)
+		count = lseek(fd, 0, SEEK_CUR);
+	close(fd);
+	return (uint32) count;
+}
+
+/* Does the action happen this time?  *hit is the time's number where these are counted, else 0. */
+static bool
+is_due(const char *name, const char *action, uint32 *hit)
+{
+	const char *rule = strpbrk(action, "%/");
+	uint32		chance;
+	int			n;
+
+	*hit = 0;
+	if (strstr(action, "-once") != NULL)
+		return first_time(name);
+	if (rule == NULL)
+		return true;
+	n = atoi(rule + 1);
+	*hit = chance = count_hit(name);
+	if (n <= 0 || chance == 0)
+		return false;
+	if (*rule == '/')
+		chance = hash_bytes_uint32(chance ^ hash_bytes_uint32((uint32) fault_seed ^ hash_bytes((const unsigned char *) name, (int) strlen(name))));
+	return chance % (uint32) n == 0;
+}
+
 static void
 wait_for_change(const char *name, const char *action)
 {
@@ -96,20 +150,28 @@ wait_for_change(const char *name, const char *action)
 	SetLatch(MyLatch);
 }
 
+bool
+ss_fault_is_set(const char *name)
+{
+	char action[64];
+
+	return fault != NULL && find_action(name, action, sizeof(action));
+}
+
 void
 ss_fault_point(const char *name)
 {
-	char  action[64];
-	char *once;
+	char   action[64];
+	uint32 hit;
 
 	if (fault == NULL || fault[0] == '\0' || !find_action(name, action, sizeof(action)))
 		return;
-	once = strstr(action, "-once");
-	if (once != NULL && !first_time(name))
+	if (!is_due(name, action, &hit))
 		return;
 
 	ereport(LOG,
-			(errmsg("streamsink fault point \"%s\": %s", name, action)));
+			(errmsg("streamsink fault point \"%s\": %s", name, action),
+			 hit > 0 ? errdetail("It was reached %u times.", hit) : 0));
 
 	if (strncmp(action, "kill", 4) == 0)
 		kill(MyProcPid, SIGKILL);
@@ -123,6 +185,8 @@ ss_fault_point(const char *name)
 				 errmsg("fault point \"%s\"", name)));
 	else if (strncmp(action, "wait", 4) == 0)
 		wait_for_change(name, action);
+	else if (strncmp(action, "sleep", 5) == 0)
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(Max(atoi(action + 5), 0), 60000), PG_WAIT_EXTENSION);
 }
 
 #endif /* STREAMSINK_TEST */
