@@ -301,8 +301,11 @@ async def main():
         os.unlink(path)
     server = await asyncio.start_unix_server(proxy.control, path)
     print(proxy.port, flush=True)
+    parent = os.getppid()
     async with server:
-        await server.serve_forever()
+        # who started it may be killed
+        while os.getppid() == parent:
+            await asyncio.sleep(1)
 
 
 if __name__ == "__main__":
