@@ -7,13 +7,14 @@
  *	  fatal, wait (until the setting changes) and sleepN (milliseconds), each
  *	  with one of these behind it at most:
  *
- *		-once	the first time only.  The file streamsink_fault.<name> in the data
- *				directory tells: a point that kills would otherwise do so after
- *				every restart.
- *		%n		every n-th time, over all processes and restarts: the length
- *				of streamsink_fault.<name>.hits counts.
- *		/n		one time in n, as streamsink.fault_seed, the name and that
- *				count have it: the same seed gives the same times.
+ *		-once	the first time only; a point that kills would otherwise do so
+ *				after every restart.
+ *		%n		every n-th time, over all processes and restarts.
+ *		/n		one time in n, as streamsink.fault_seed, the name and the
+ *				number of the time have it: the same seed gives the same times.
+ *
+ *	  A file streamsink_fault.<name>.<action> in the data directory keeps that.
+ *	  What is written otherwise has another file: "kill-once2", "sleep05/3".
  *
  *	  Every hit writes a line to the log, so that a test can tell it happened.
  */
@@ -74,15 +75,25 @@ find_action(const char *name, char *buf, Size size)
 	return false;
 }
 
-/* True the first time only, for all processes and restarts. */
-static bool
-first_time(const char *name)
+/* Open what is remembered of an action; -1 if it cannot be. */
+static int
+open_memory(const char *name, const char *action, int flags)
 {
 	char path[MAXPGPATH];
-	int	 fd;
 
-	snprintf(path, sizeof(path), "streamsink_fault.%s", name);
-	fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
+	snprintf(path, sizeof(path), "streamsink_fault.%s.%s", name, action);
+	for (char *p = path; *p; p++)
+		if (*p == '/')
+			*p = '_';
+	return open(path, O_CREAT | O_WRONLY | flags, 0600);
+}
+
+/* True the first time only, for all processes and restarts. */
+static bool
+first_time(const char *name, const char *action)
+{
+	int fd = open_memory(name, action, O_EXCL);
+
 	if (fd < 0)
 		return false;
 	close(fd);
@@ -91,14 +102,11 @@ first_time(const char *name)
 
 /* How often the point was reached, this time included, by all processes since the file was made. */
 static uint32
-count_hit(const char *name)
+count_hit(const char *name, const char *action)
 {
-	char  path[MAXPGPATH];
-	int	  fd;
+	int	  fd = open_memory(name, action, O_APPEND);
 	off_t count = 0;
 
-	snprintf(path, sizeof(path), "streamsink_fault.%s.hits", name);
-	fd = open(path, O_CREAT | O_APPEND | O_WRONLY, 0600);
 	if (fd < 0)
 		return 0;
 	/* the end of what this process appended is its own number, whoever else appends */
@@ -118,11 +126,11 @@ is_due(const char *name, const char *action, uint32 *hit)
 
 	*hit = 0;
 	if (strstr(action, "-once") != NULL)
-		return first_time(name);
+		return first_time(name, action);
 	if (rule == NULL)
 		return true;
 	n = atoi(rule + 1);
-	*hit = chance = count_hit(name);
+	*hit = chance = count_hit(name, action);
 	if (n <= 0 || chance == 0)
 		return false;
 	if (*rule == '/')

@@ -36,7 +36,6 @@ sub send_some
 sub set_fault
 {
 	my ($fault) = @_;
-	unlink glob($node->data_dir . '/streamsink_fault.*');
 	sql("ALTER SYSTEM SET streamsink.fault = '$fault'");
 	sql('SELECT pg_reload_conf()');
 	return;
@@ -44,6 +43,17 @@ sub set_fault
 
 # How often a point acted, as the log has it.
 sub hits { my ($point, $action) = @_; my $n = () = slurp_file($node->logfile) =~ /fault point "$point": \Q$action\E/g; return $n; }
+
+# Wait for that, and until the server has noticed if it was killed.
+my $kills = 0;
+sub struck
+{
+	my ($point, $action, $before) = @_;
+	poll_until(sub { hits($point, $action) > $before }, "the fault point $point");
+	return 1 if $action !~ /^kill/;
+	$kills++;
+	return poll_until(sub { my $n = () = slurp_file($node->logfile) =~ /was terminated by signal 9/g; $n >= $kills }, 'the postmaster to notice');
+}
 
 sub check
 {
@@ -57,19 +67,22 @@ sub check
 	return;
 }
 
+# The fault may strike while this is under way, and take the session with it.
+sub restart { my ($name) = @_; eval { sql("SELECT streamsink.restart('$name')") }; return; }
+
+my $dead_worker = sql(q{SELECT 'streamsink:' || identity FROM streamsink.pipeline WHERE name = 'b'}) . ':7';
 my %prepare = (
-	'after-connect' => sub { sql(q{SELECT streamsink.restart('a'), streamsink.restart('b')}) },
-	'before-leave'  => sub { sql(q{SELECT streamsink.restart('a'), streamsink.restart('b')}) },
+	'after-connect' => sub { restart('a') },
+	'before-leave'  => sub { restart('a') },
 	# a stream that was not there before
 	(map { ($_ => sub { $extra++; produce($redis, "a:new$extra", [ n => $extra ]) }) } qw(before-group in-group after-group)),
 	# what a worker that is no more had pending, and a connect, after which it is looked for
 	(map { ($_ => sub {
-		my $consumer = sql(q{SELECT 'streamsink:' || identity FROM streamsink.pipeline WHERE name = 'b'}) . ':7';
 		$redis->cli_stdin(resp('MULTI') . resp('XADD', 'b', '*', 'n', $sent + 1) . resp('XADD', 'b', '*', 'n', $sent + 2)
-			  . resp('XREADGROUP', 'GROUP', 'b', $consumer, 'STREAMS', 'b', '>') . resp('EXEC'));
+			  . resp('XREADGROUP', 'GROUP', 'b', $dead_worker, 'STREAMS', 'b', '>') . resp('EXEC'));
 		produce($redis, 'a:1', [ n => $sent + 1 ], [ n => $sent + 2 ]);
 		$sent += 2;
-		sql(q{SELECT streamsink.restart('b')});
+		restart('b');
 	}) } qw(before-claim after-claim)));
 
 send_some();
@@ -85,7 +98,7 @@ foreach my $point (qw(after-connect before-read after-publish after-fence after-
 		$prepare{$point}->() if $prepare{$point};
 		# of what is produced while the server restarts nothing is lost either
 		send_some();
-		ok(eval { poll_until(sub { hits($point, $action) > $before }, "the fault point $point") }, "$point:$action struck");
+		ok(eval { struck($point, $action, $before) }, "$point:$action struck");
 		check("$point:$action");
 		set_fault('');
 	}
@@ -99,7 +112,7 @@ foreach my $point (qw(after-connect before-read after-publish after-fence after-
 	send_some() for 1 .. 12;
 	poll_until(sub { !grep { hits(@$_) < $before{$_} + 2 } @points }, 'all of them to act twice');
 	check('several faults at once');
-	my $reached = -s $node->data_dir . '/streamsink_fault.before-commit.hits';
+	my $reached = -s $node->data_dir . '/streamsink_fault.before-commit.error%4';
 	is(hits('before-commit', 'error%4') - $before{ $points[0] }, int($reached / 4), 'every fourth time is every fourth time');
 	set_fault('');
 }
@@ -107,20 +120,21 @@ foreach my $point (qw(after-connect before-read after-publish after-fence after-
 # The same seed has the same times: which of the first 40 it was, as the log has it.
 sub strikes
 {
-	my ($seed) = @_;
+	my ($seed, $action) = @_;
 	my $mark = -s $node->logfile;
 	sql("ALTER SYSTEM SET streamsink.fault_seed = $seed");
-	set_fault('before-fold:sleep1/3');
-	my $file = $node->data_dir . '/streamsink_fault.before-fold.hits';
-	poll_until(sub { send_some(); check("seed $seed"); (-s $file // 0) >= 40 }, '40 folds');
+	set_fault("before-fold:$action");
+	my $file = $node->data_dir . '/streamsink_fault.before-fold.' . $action =~ tr{/}{_}r;
+	# some more: those that were counted last may not be in the log yet
+	poll_until(sub { send_some(); check("seed $seed"); (-s $file // 0) >= 45 }, '40 folds');
 	set_fault('');
 	return join ' ', grep { $_ <= 40 } slurp_file($node->logfile, $mark) =~ /fault point "before-fold".*\n.*It was reached (\d+) times/g;
 }
-my $first = strikes(1);
+my $first = strikes(1, 'sleep1/3');
 note "one in three: $first";
 cmp_ok(scalar(split / /, $first), '>', 5, 'a chance of one in three is taken');
-is(strikes(1), $first, '... at the same times with the same seed');
-isnt(strikes(2), $first, '... and at others with another');
+is(strikes(1, 'sleep01/3'), $first, '... at the same times with the same seed');
+isnt(strikes(2, 'sleep001/3'), $first, '... and at others with another');
 
 # The courier: what it carried and could not delete is carried again.  Here a dead letter goes back as an entry.
 sql(q{SELECT streamsink.stop('a'), streamsink.stop('b')});
@@ -131,7 +145,7 @@ foreach my $fault ('before-carry:kill-once', 'before-carry:error-once', 'after-c
 	my $seen = hits($point, $action);
 	set_fault($fault);
 	is(sql(q{SELECT streamsink.requeue_dead_letters('b', (SELECT array_agg(id) FROM (SELECT id FROM streamsink.dead_letters WHERE pipeline = 'b' ORDER BY id LIMIT 1) d))}), 1, "$fault: requeued");
-	ok(eval { poll_until(sub { hits($point, $action) > $seen }, "the fault point $point") }, "$fault struck");
+	ok(eval { struck($point, $action, $seen) }, "$fault struck");
 	ok(eval { poll_until(sub { my ($rc, $out) = $node->psql('postgres', 'SELECT count(*) FROM streamsink.outbox'); $rc == 0 && $out eq '0' }, 'an empty outbox') },
 		"$fault: carried out") or diag(sql('TABLE streamsink.outbox'));
 	my $now = $redis->cli('XLEN', 'b');
