@@ -2,6 +2,7 @@
 
 import re
 
+from ledger import is_in, settled_ranges
 from resp import as_dict, entry_key
 from schedule import PIPELINES, STREAMS
 
@@ -33,21 +34,6 @@ def collect(pg):
                 outcome = outcomes.setdefault((pipeline, stream, entry_id), Outcome())
                 getattr(outcome, kind).append((int(p), int(n)))
     return outcomes
-
-
-def settled(pg):
-    """(pipeline, stream): list of (first, last) as keys."""
-    ranges = {}
-    for pipeline, stream, low, high in pg.sql(
-            "SELECT pipeline, stream, lower(r), upper(r) FROM streamsink.streams, unnest(settled) r", timeout=120):
-        ms, seq = entry_key(high)
-        high = (ms, seq - 1) if seq > 0 else (ms - 1, 2 ** 64 - 1)
-        ranges.setdefault((pipeline, stream), []).append((entry_key(low), high))
-    return ranges
-
-
-def is_in(ranges, key):
-    return any(low <= key <= high for low, high in ranges)
 
 
 class Check:
@@ -90,14 +76,17 @@ class Check:
         for producer in self.producers:
             for (stream, entry_id), n in producer.acked.items():
                 key = (stream, entry_id)
-                if key not in self.present and key not in self.truth.deleted and key not in self.truth.trimmed:
+                if self.known(key) is None:
                     self.fail("Redis took entry %s of stream %s (producer %d, %d) and does not have it" % (entry_id, stream, producer.number, n))
 
     def known(self, key):
-        for place in (self.present, self.truth.trimmed, self.truth.deleted):
+        for place in (self.present, self.truth.trimmed, self.truth.deleted, self.truth.lost):
             if key in place:
                 return place[key]
         return None
+
+    def may_be_gone(self, key):
+        return key in self.truth.deleted or key in self.truth.lost and key not in self.present
 
     # ---- each entry once ----
 
@@ -108,7 +97,7 @@ class Check:
         pipeline_of = {stream: pipeline for pipeline in PIPELINES for stream in STREAMS[pipeline]}
         bad = []
         for (stream, entry_id), who in must.items():
-            if (stream, entry_id) in self.truth.deleted:
+            if self.may_be_gone((stream, entry_id)):
                 continue
             outcome = self.outcomes.get((pipeline_of[stream], stream, entry_id), Outcome())
             if len(outcome.applied) + len(outcome.letters) != 1:
@@ -117,17 +106,17 @@ class Check:
             who = self.known((stream, entry_id))
             if who is None:
                 self.fail("entry %s of stream %s is in the database and was never in the stream" % (entry_id, stream))
-            elif (stream, entry_id) in self.truth.deleted and len(outcome.applied) + len(outcome.letters) > 1:
+            elif self.may_be_gone((stream, entry_id)) and len(outcome.applied) + len(outcome.letters) > 1:
                 bad.append((pipeline, stream, entry_id, who, outcome))
             elif any(found != who for found in outcome.applied + outcome.letters):
                 self.fail("entry %s of stream %s is %s in the stream and %s in the database" %
                           (entry_id, stream, who, outcome.applied + outcome.letters))
         self.numbers.update(
-            entries=len(must), deleted=len(self.truth.deleted), trimmed=len(self.truth.trimmed),
+            entries=len(must), deleted=len(self.truth.deleted), trimmed=len(self.truth.trimmed), lost=len(self.truth.lost),
             rows=sum(len(o.applied) for o in self.outcomes.values()), dead_letters=sum(len(o.letters) for o in self.outcomes.values()))
         if bad:
             self.fail("%d entries are not there exactly once" % len(bad))
-            self.ranges = settled(self.pg)
+            self.ranges = settled_ranges(self.pg)
             for case in bad[:SHOWN]:
                 self.fail(self.explain(*case))
 
@@ -140,7 +129,7 @@ class Check:
         lines.append("    ledger: %s" % ("settled, in %d-%d to %d-%d" % (inside[0][0] + inside[0][1]) if inside else "not settled"))
         key = (stream, entry_id)
         lines.append("    Redis: %s, pending: %s" % (
-            "there" if key in self.present else "trimmed by the harness" if key in self.truth.trimmed else "deleted by the harness",
+            "there" if key in self.present else "lost by Redis" if key in self.truth.lost else "trimmed by the harness" if key in self.truth.trimmed else "deleted by the harness",
             self.redis.call("XPENDING", stream, pipeline, entry_id, entry_id, 1)))
         lines += ["    log: " + line for line in self.pg.log().splitlines() if entry_id in line][:5]
         return "\n".join(lines)
@@ -149,7 +138,7 @@ class Check:
 
     def ledger(self):
         """It contains every id that was delivered, and begins and ends only at such."""
-        ranges = self.ranges = settled(self.pg)
+        ranges = self.ranges = settled_ranges(self.pg)
         self.numbers["intervals"] = sum(len(r) for r in ranges.values())
         for pipeline in PIPELINES:
             for stream in STREAMS[pipeline]:
@@ -165,7 +154,7 @@ class Check:
             if not is_in(ranges.get((pipeline, stream), []), entry_key(entry_id)):
                 self.fail("entry %s of stream %s is not in the ledger" % (entry_id, stream))
         for (pipeline, stream, entry_id) in self.outcomes:
-            if not is_in(ranges.get((pipeline, stream), []), entry_key(entry_id)):
+            if (stream, entry_id) not in self.truth.lost and not is_in(ranges.get((pipeline, stream), []), entry_key(entry_id)):
                 self.fail("entry %s of stream %s is in the database and not in the ledger" % (entry_id, stream))
 
     # ---- the rest ----

@@ -5,12 +5,16 @@ timer, after its time and not before it has struck.  Unavailable and OSError mea
 the conductor tries again.
 """
 
+import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
 
+from ledger import is_in, settled_ranges
 from resp import RedisError, as_dict, entry_key
+from schedule import STREAMS
 from servers import Unavailable, poll
 
 
@@ -19,11 +23,12 @@ MORE_TRIES = 24
 
 
 class Truth:
-    """What the harness itself took out of the streams: (stream, id): (producer, n)."""
+    """What is not in the streams any more: (stream, id): (producer, n)."""
 
     def __init__(self):
-        self.deleted = {}
-        self.trimmed = {}
+        self.deleted = {}  # by the harness, whether it was read or not
+        self.trimmed = {}  # by the harness, after it was settled
+        self.lost = {}  # by Redis; its id is not settled for ever
 
 
 def identity(fields):
@@ -162,6 +167,36 @@ class Faults:
         self.redis.start()
         return True
 
+    def entries(self):
+        return {(stream, entry_id): identity(fields)
+                for streams in STREAMS.values() for stream in streams
+                for entry_id, fields in self.redis.call("XRANGE", stream, "-", "+") or []}
+
+    def redis_restore(self, event):
+        """Redis loses what came after a snapshot.  No entry is under way, so that it is known which those are."""
+        with contextlib.ExitStack() as stack:
+            self.redis.call("SAVE")
+            snapshot = os.path.join(self.redis.folder, "dump.rdb")
+            shutil.copy(snapshot, snapshot + ".old")
+            time.sleep(event.args["age"])
+            for producer in self.producers:
+                stack.enter_context(producer.gate)
+            before = self.entries()
+            self.redis.kill()
+            shutil.copy(snapshot + ".old", snapshot)
+            self.redis.start()
+            after = self.entries()
+            last = {stream: entry_key(as_dict(self.redis.call("XINFO", "STREAM", stream))["last-generated-id"])
+                    for stream in {stream for stream, _ in after}}
+        lost = {key: who for key, who in before.items() if key not in after}
+        self.truth.lost.update(lost)
+        # what was taken out and had come after the snapshot is lost as well
+        for gone in (self.truth.deleted, self.truth.trimmed):
+            for (stream, entry_id), who in list(gone.items()):
+                if entry_key(entry_id) > last.get(stream, (0, 0)):
+                    self.truth.lost[(stream, entry_id)] = gone.pop((stream, entry_id))
+        return bool(lost)
+
     def client_kill(self, event):
         return self.redis.call("CLIENT", "KILL", "TYPE", "normal") > 0
 
@@ -211,12 +246,21 @@ class Faults:
             delivered = min(delivered, (entry_key(pending[1])[0], entry_key(pending[1])[1] - 1))
         settled = [entry for entry in self.redis.call("XRANGE", stream, "-", "%d-%d" % (delivered[0], max(0, delivered[1])))
                    if entry_key(entry[0]) <= delivered]
+        # what a group has passed may wait to be read again: only what the ledger has, for good
+        ranges = self.settled(pipeline, stream)
+        unsettled = [n for n, entry in enumerate(settled) if not is_in(ranges, entry_key(entry[0]))]
+        settled = settled[:unsettled[0]] if unsettled else settled
         gone, kept = settled[:len(settled) // 2], settled[len(settled) // 2:]
         if not gone:
             return False
         for entry_id, fields in gone:
             self.truth.trimmed[(stream, entry_id)] = identity(fields)
         return self.redis.call("XTRIM", stream, "MINID", kept[0][0]) > 0
+
+    def settled(self, pipeline, stream):
+        ranges = settled_ranges(self.pg, "pipeline = '%s' AND stream = '%s'" % (pipeline, stream))
+        self.pg.sql("SELECT txid_current()")  # a commit that is flushed, and all before it
+        return ranges.get((pipeline, stream), [])
 
     def setid_back(self, event):
         group = self.group(event)

@@ -18,6 +18,7 @@ class Producer(threading.Thread):
         self.number, self.path, self.rate = number, path, rate
         self.random = random.Random("%s/%d" % (seed, number))
         self.ended = threading.Event()
+        self.gate = threading.Lock()  # held while entries are under way
         self.next = 0
         self.acked = {}  # (stream, id): n
         self.uncertain = 0
@@ -39,26 +40,32 @@ class Producer(threading.Thread):
             redis = None
             while not self.ended.is_set():
                 batch = [self.entry() for _ in range(self.random.randint(1, 40))]
-                answered = 0
-                try:
-                    redis = redis or Redis(self.path)
-                    redis.send(command for _, _, command in batch)
-                    for stream, n, _ in batch:
-                        reply = redis.reply()
-                        answered += 1
-                        if isinstance(reply, RedisError):
-                            self.refused += 1
-                        else:
-                            self.acked[(stream, reply)] = n
-                except OSError:
-                    # it may have them or not: what the streams hold at the end tells
-                    self.uncertain += len(batch) - answered
-                    if redis:
-                        redis.close()
-                    redis = None
+                with self.gate:
+                    redis = self.send(redis, batch)
                 self.ended.wait(len(batch) / self.rate)
         except Exception as error:  # pylint: disable=broad-except
             self.error = error
+
+    def send(self, redis, batch):
+        """Note what was taken; returns the connection, or None if it was lost."""
+        answered = 0
+        try:
+            redis = redis or Redis(self.path)
+            redis.send(command for _, _, command in batch)
+            for stream, n, _ in batch:
+                reply = redis.reply()
+                answered += 1
+                if isinstance(reply, RedisError):
+                    self.refused += 1
+                else:
+                    self.acked[(stream, reply)] = n
+            return redis
+        except OSError:
+            # it may have them or not: what the streams hold at the end tells
+            self.uncertain += len(batch) - answered
+            if redis:
+                redis.close()
+            return None
 
     def end(self):
         self.ended.set()

@@ -105,8 +105,8 @@ class Postgres:
 
 
 class RedisServer:
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, durable):
+        self.folder, self.durable = folder, durable
         self.path = os.path.join(folder, "redis.sock")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -115,11 +115,11 @@ class RedisServer:
         self.start()
 
     def start(self):
-        # what was answered is on disk: no entry is lost by Redis itself
+        # durable: what was answered is on disk, no entry is lost by Redis itself
         with open(os.path.join(self.folder, "redis.log"), "ab") as log:
             self.process = subprocess.Popen(
                 ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path,
-                 "--dir", self.folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+                 "--dir", self.folder, "--save", "", "--appendonly", "yes" if self.durable else "no", "--appendfsync", "always",
                  "--pidfile", os.path.join(self.folder, "redis.pid"), "--daemonize", "no"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         with open(os.path.join(self.folder, "redis.pid"), "w") as file:
@@ -175,11 +175,10 @@ class Proxy:
 
 
 class Servers:
-    def __init__(self, folder, seed):
-        self.processes = []
+    def __init__(self, folder, seed, durable=True):
         self.redis = self.proxy = self.pg = None
         try:
-            self.redis = RedisServer(folder)
+            self.redis = RedisServer(folder, durable)
             self.proxy = Proxy(folder, self.redis.port, seed)
             self.pg = Postgres(folder)
         except BaseException:

@@ -34,8 +34,10 @@ class ScheduleTest(unittest.TestCase):
         self.assertRegex(printed("--seconds", "10"), r"^# seed \d+, 10 s: make torture SECONDS=10 SEED=\d+\n")
 
     def test_what_loses_entries_is_asked_for(self):
-        self.assertNotRegex(printed("--seed", "1", "--seconds", "600"), "delconsumer|setid_forward")
-        self.assertRegex(printed("--seed", "1", "--seconds", "60", "--reconcile"), "delconsumer")
+        self.assertNotRegex(printed("--seed", "1", "--seconds", "600"), "redis_restore")
+        losing = printed("--seed", "1", "--seconds", "600", "--lose-tail")
+        self.assertRegex(losing, "redis_restore")
+        self.assertNotRegex(losing, "redis_kill")
 
 
 class FakeRedis:
@@ -118,6 +120,14 @@ class CheckTest(unittest.TestCase):
         truth.deleted[("shared", "1-0")] = (0, 1)
         self.assertEqual(self.check(truth=truth, rows=[]), "")
         self.assertRegex(self.check(truth=truth, rows=[self.ROW, self.ROW]), "entry 1-0")
+
+    def test_lost_by_redis_may_be_there_once(self):
+        truth = Truth()
+        truth.lost[("shared", "3-0")] = (0, 3)
+        row = ("shared", "3-0", "0", "3")
+        self.assertEqual(self.check(truth=truth, producers=[Producer({("shared", "3-0"): 3})]), "")
+        self.assertEqual(self.check(truth=truth, rows=[self.ROW, row]), "")
+        self.assertRegex(self.check(truth=truth, rows=[self.ROW, row, row]), "entry 3-0 .* 2 rows")
 
     def test_trimmed_must_be_there(self):
         truth = Truth()

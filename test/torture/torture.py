@@ -72,7 +72,7 @@ class Torture:
         return time.monotonic() - self.started
 
     def set_up(self):
-        self.servers = Servers(self.folder, self.options.seed)
+        self.servers = Servers(self.folder, self.options.seed, durable=not self.options.lose_tail)
         pg = self.servers.pg
         with open(os.path.join(pg.data, "faults.conf"), "w") as file:
             file.write("streamsink.fault = ''\n")
@@ -176,14 +176,15 @@ def main():
     parser.add_argument("--rate", type=int, default=300, help="entries a second and producer")
     parser.add_argument("--every", type=float, default=0.35, help="seconds from fault to fault")
     parser.add_argument("--only", help="these kinds of faults, joined by commas")
-    parser.add_argument("--reconcile", action="store_true", help="also what only reconcile can mend")
+    parser.add_argument("--lose-tail", action="store_true", help="old snapshots of Redis come back")
     parser.add_argument("--schedule", action="store_true", help="print the schedule and do nothing")
     options = parser.parse_args()
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10 ** 6)
     events = schedule.make(options.seed, options.seconds, options.only.split(",") if options.only else None,
-                           options.reconcile, options.every)
-    print("# seed %d, %g s: make torture SECONDS=%g SEED=%d" % (options.seed, options.seconds, options.seconds, options.seed), flush=True)
+                           options.every, options.lose_tail)
+    print("# seed %d, %g s: make torture SECONDS=%g SEED=%d%s" % (
+        options.seed, options.seconds, options.seconds, options.seed, " ARGS=--lose-tail" if options.lose_tail else ""), flush=True)
     if options.schedule:
         for event in events:
             print(event)
