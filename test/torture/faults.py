@@ -204,6 +204,8 @@ class Faults:
         before = self.strikes(event.kind)
         self.proxy.command(" ".join(["set", kind] + ["%s=%s" % arg for arg in event.args.items()]))
         self.later(event.lasts, self.when_struck, event, MORE_TRIES, before, self.proxy.command, "clear " + kind)
+        if kind == "slow_close":
+            self.client_kill(event)
         return True
 
     # ---- streams and groups ----

@@ -34,7 +34,8 @@ class ScheduleTest(unittest.TestCase):
         self.assertRegex(printed("--seconds", "10"), r"^# seed \d+, 10 s: make torture SECONDS=10 SEED=\d+\n")
 
     def test_what_loses_entries_is_asked_for(self):
-        self.assertNotRegex(printed("--seed", "1", "--seconds", "600"), "redis_restore")
+        self.assertNotRegex(printed("--seed", "1", "--seconds", "600"), "redis_restore|setid_forward")
+        self.assertRegex(printed("--seed", "1", "--seconds", "60", "--setid-forward"), "setid_forward")
         losing = printed("--seed", "1", "--seconds", "600", "--lose-tail")
         self.assertRegex(losing, "redis_restore")
         self.assertNotRegex(losing, "redis_kill")

@@ -113,6 +113,9 @@ class Torture:
                 return False
         for name in schedule.PIPELINES:
             poll(lambda: attempt("SELECT streamsink.start('%s')" % name, [[""]]), 30, "a start")
+        if self.options.setid_forward:
+            for name in schedule.PIPELINES:
+                poll(lambda: pg.sql("SELECT streamsink.reconcile('%s') >= 0" % name) == [["t"]], 30, "reconcile")
         for name in schedule.PIPELINES:
             poll(lambda: attempt("SELECT streamsink.wait_for('%s', '5 s')" % name, [["t"]]), max(1, end - time.monotonic()),
                  "pipeline %s to settle" % name)
@@ -176,15 +179,17 @@ def main():
     parser.add_argument("--rate", type=int, default=300, help="entries a second and producer")
     parser.add_argument("--every", type=float, default=0.35, help="seconds from fault to fault")
     parser.add_argument("--only", help="these kinds of faults, joined by commas")
+    parser.add_argument("--setid-forward", action="store_true", help="groups are set forward; ends with reconcile()")
     parser.add_argument("--lose-tail", action="store_true", help="old snapshots of Redis come back")
     parser.add_argument("--schedule", action="store_true", help="print the schedule and do nothing")
     options = parser.parse_args()
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10 ** 6)
     events = schedule.make(options.seed, options.seconds, options.only.split(",") if options.only else None,
-                           options.every, options.lose_tail)
+                           options.every, options.lose_tail, options.setid_forward)
+    others = [word for word in sys.argv[1:] if word in ("--lose-tail", "--setid-forward")]
     print("# seed %d, %g s: make torture SECONDS=%g SEED=%d%s" % (
-        options.seed, options.seconds, options.seconds, options.seed, " ARGS=--lose-tail" if options.lose_tail else ""), flush=True)
+        options.seed, options.seconds, options.seconds, options.seed, " ARGS='%s'" % " ".join(others) if others else ""), flush=True)
     if options.schedule:
         for event in events:
             print(event)
