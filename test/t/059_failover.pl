@@ -88,6 +88,33 @@ sub check
 	sql(q{SELECT streamsink.drop_pipeline('snapshot')});
 }
 
+# Two snapshots, each from the middle of what is one interval of the ledger: what is
+# left of the first one is known, although its end was cut off.
+{
+	my $redis = new_redis('twice');
+	make('twice', $redis);
+	wait_for_state($node, 'twice', 'running');
+	my $lost = 0;
+	for my $round (1 .. 2)
+	{
+		leave('twice');
+		send_some('twice', $redis, 20);
+		my $copy = $redis->snapshot;
+		send_some('twice', $redis, 20);
+		sql(q{SELECT streamsink.start('twice')});
+		check('twice', "snapshot $round of two", 0);
+		$redis->restore($copy);
+		$lost += 20;
+		poll_until(sub { slurp_file($node->logfile) =~ /(?:Redis lost the end of stream "twice".*){$round}/s }, 'the loss to be noticed');
+		wait_settled($node, 'twice');
+	}
+	send_some('twice', $redis, 20);
+	check('twice', 'two snapshots', 0);
+	is($redis->cli('XLEN', 'twice'), $sent{twice} - $lost, '... from which something was lost');
+	is(sql('SELECT count(*) FROM streamsink.dead_letters'), 0, '... and nothing is in doubt');
+	sql(q{SELECT streamsink.drop_pipeline('twice')});
+}
+
 # kill -9 again and again with the log written each second: the system has what was written.
 # Old entries that were settled are trimmed meanwhile.
 {
