@@ -14,7 +14,7 @@ STREAMS = {
 COMMON_POINTS = ("after-read", "before-read", "after-fence", "after-ledger-check", "before-write", "after-write", "after-ledger",
                  "before-commit", "after-commit", "before-ack", "between-acks", "after-ack")
 RARE_POINTS = ("after-connect", "after-publish", "in-dead-letter", "after-dead-letters", "before-fold", "in-fold", "after-fold",
-               "before-join", "in-join", "before-claim", "after-claim", "before-group", "in-group", "after-group", "before-leave")
+               "before-join", "in-join", "before-claim", "after-claim", "before-group", "in-group", "group-made", "after-group", "before-cut", "after-cut", "before-leave")
 
 PROXY = {
     "latency": lambda r: {"ms": r.randint(5, 80), "jitter": r.randint(0, 30)},
