@@ -53,7 +53,7 @@ PKG_CONFIG ?= pkg-config
 # ---------------------------------------------------------------------------
 
 HOUSE = help setup check check-regress check-isolation check-tap check-layers \
-	check-format format demo bench soak mutants
+	check-format format demo bench soak mutants torture
 HOUSE_GOALS := $(filter $(HOUSE),$(MAKECMDGOALS))
 
 ifneq ($(HOUSE_GOALS),)
@@ -75,6 +75,7 @@ help:
 	@echo 'make bench            measure it beside COPY and other workers; QUICK=1 in two minutes'
 	@echo 'make mutants          wrong changes to the protocol: a test must fail for each; MUTANTS="name ..." picks some'
 	@echo 'make soak             100,000 failing batches: memory and log stay bounded; SOAK_BATCHES=N for fewer'
+	@echo 'make torture          faults of all kinds together, SECONDS=60; SEED=n repeats a schedule, KEEP=1 keeps the folder'
 	@echo 'make setup            install what the above need (Debian, Ubuntu)'
 	@echo 'variables: PG_CONFIG, WERROR=1, STREAMSINK_TEST=1 (fault points; never in production)'
 
@@ -94,6 +95,8 @@ mutants:
 	@test/mutants/run $(MUTANTS)
 soak:
 	@STREAMSINK_TAP_SECONDS=7200 test/run tap test/soak/errors.pl
+torture:
+	@TORTURE_SECONDS='$(or $(SECONDS),60)' SEED='$(SEED)' test/torture/run $(ARGS)
 
 # What else stands on the command line, in a make of its own.
 OTHER_GOALS := $(filter-out $(HOUSE),$(MAKECMDGOALS))

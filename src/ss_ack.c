@@ -179,6 +179,11 @@ ss_settle_acks_send(SsAcks *acks, SsRedis *redis, bool flush)
 									 entry->ids + run->first + sent,
 									 Min(MAX_ACK_IDS, run->count - sent));
 				commands++;
+				if (SS_FAULT_SET("between-acks"))
+				{
+					(void) ss_redis_flush(redis);
+					SS_FAULT("between-acks");
+				}
 			}
 		}
 		acks->waiting -= entry->nids;

@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_outbox.h"
 #include "ss_server.h"
@@ -418,9 +419,13 @@ carry_row(Courier *courier, const SsOutboxRow *row)
 		return;
 	}
 
+	SS_FAULT("before-carry");
 	error = try_row(courier, channel, row);
 	if (error == NULL)
+	{
+		SS_FAULT("after-carry");
 		delete_row(courier, row);
+	}
 	else
 	{
 		/* the first failure says so in the log, repetitions only in the row */

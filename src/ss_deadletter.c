@@ -28,6 +28,7 @@
 #include "ss_announce.h"
 #include "ss_deadletter.h"
 #include "ss_deadletterrow.h"
+#include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_rawfields.h"
 
@@ -162,6 +163,7 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 		CHECK_FOR_INTERRUPTS();
 		CatalogTupleInsertWithInfo(letters, form_letter(letters, id, pipeline, entry, refusal, now, &detail),
 								   letter_indexes);
+		SS_FAULT("in-dead-letter");
 		insert_attempt(attempts, attempt_indexes, id, 1, refusal, now);
 		ss_announce_copy(pipeline, id, entry, refusal, detail, now);
 		MemoryContextReset(work);

@@ -3,10 +3,19 @@
  *	  Named fault points, in test builds only.
  *
  * NOTES
- *	  streamsink.fault is a list "name:action, ..." with the actions kill,
- *	  error, fatal and wait.  An action ending in "-once" leaves the file
- *	  streamsink_fault.<name> in the data directory and does nothing while it is
- *	  there: a point that kills would otherwise do so after every restart.
+ *	  streamsink.fault is a list "name:action, ...".  Actions are kill, error,
+ *	  fatal, wait (until the setting changes) and sleepN (milliseconds), each
+ *	  with one of these behind it at most:
+ *
+ *		-once	the first time only; a point that kills would otherwise do so
+ *				after every restart.
+ *		%n		every n-th time, over all processes and restarts.
+ *		/n		one time in n, as streamsink.fault_seed, the name and the
+ *				number of the time have it: the same seed gives the same times.
+ *
+ *	  A file streamsink_fault.<name>.<action> in the data directory keeps that.
+ *	  What is written otherwise has another file: "kill-once2", "sleep05/3".
+ *
  *	  Every hit writes a line to the log, so that a test can tell it happened.
  */
 #include "postgres.h"
@@ -20,6 +29,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
@@ -27,6 +37,7 @@
 #include "utils/wait_event.h"
 
 static char *fault = NULL;
+static int	 fault_seed = 0;
 
 void
 ss_fault_init(void)
@@ -34,6 +45,9 @@ ss_fault_init(void)
 	DefineCustomStringVariable("streamsink.fault", "Sets what happens at named fault points.",
 							   NULL, &fault, "", PGC_SUSET, GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("streamsink.fault_seed", "Sets which times a fault point with a chance acts.",
+							NULL, &fault_seed, 0, 0, INT_MAX, PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
 }
 
 /* The action set for a point, copied into buf; false if there is none. */
@@ -61,19 +75,67 @@ find_action(const char *name, char *buf, Size size)
 	return false;
 }
 
-/* True the first time only, for all processes and restarts. */
-static bool
-first_time(const char *name)
+/* Open what is remembered of an action; -1 if it cannot be. */
+static int
+open_memory(const char *name, const char *action, int flags)
 {
 	char path[MAXPGPATH];
-	int	 fd;
 
-	snprintf(path, sizeof(path), "streamsink_fault.%s", name);
-	fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
+	snprintf(path, sizeof(path), "streamsink_fault.%s.%s", name, action);
+	for (char *p = path; *p; p++)
+		if (*p == '/')
+			*p = '_';
+	return open(path, O_CREAT | O_WRONLY | flags, 0600);
+}
+
+/* True the first time only, for all processes and restarts. */
+static bool
+first_time(const char *name, const char *action)
+{
+	int fd = open_memory(name, action, O_EXCL);
+
 	if (fd < 0)
 		return false;
 	close(fd);
 	return true;
+}
+
+/* How often the point was reached, this time included, by all processes since the file was made. */
+static uint32
+count_hit(const char *name, const char *action)
+{
+	int	  fd = open_memory(name, action, O_APPEND);
+	off_t count = 0;
+
+	if (fd < 0)
+		return 0;
+	/* the end of what this process appended is its own number, whoever else appends */
+	if (write(fd, ".", 1) == 1)
+		count = lseek(fd, 0, SEEK_CUR);
+	close(fd);
+	return (uint32) count;
+}
+
+/* Does the action happen this time?  *hit is the time's number where these are counted, else 0. */
+static bool
+is_due(const char *name, const char *action, uint32 *hit)
+{
+	const char *rule = strpbrk(action, "%/");
+	uint32		chance;
+	int			n;
+
+	*hit = 0;
+	if (strstr(action, "-once") != NULL)
+		return first_time(name, action);
+	if (rule == NULL)
+		return true;
+	n = atoi(rule + 1);
+	*hit = chance = count_hit(name, action);
+	if (n <= 0 || chance == 0)
+		return false;
+	if (*rule == '/')
+		chance = hash_bytes_uint32(chance ^ hash_bytes_uint32((uint32) fault_seed ^ hash_bytes((const unsigned char *) name, (int) strlen(name))));
+	return chance % (uint32) n == 0;
 }
 
 static void
@@ -96,20 +158,28 @@ wait_for_change(const char *name, const char *action)
 	SetLatch(MyLatch);
 }
 
+bool
+ss_fault_is_set(const char *name)
+{
+	char action[64];
+
+	return fault != NULL && find_action(name, action, sizeof(action));
+}
+
 void
 ss_fault_point(const char *name)
 {
-	char  action[64];
-	char *once;
+	char   action[64];
+	uint32 hit;
 
 	if (fault == NULL || fault[0] == '\0' || !find_action(name, action, sizeof(action)))
 		return;
-	once = strstr(action, "-once");
-	if (once != NULL && !first_time(name))
+	if (!is_due(name, action, &hit))
 		return;
 
 	ereport(LOG,
-			(errmsg("streamsink fault point \"%s\": %s", name, action)));
+			(errmsg("streamsink fault point \"%s\": %s", name, action),
+			 hit > 0 ? errdetail("It was reached %u times.", hit) : 0));
 
 	if (strncmp(action, "kill", 4) == 0)
 		kill(MyProcPid, SIGKILL);
@@ -123,6 +193,8 @@ ss_fault_point(const char *name)
 				 errmsg("fault point \"%s\"", name)));
 	else if (strncmp(action, "wait", 4) == 0)
 		wait_for_change(name, action);
+	else if (strncmp(action, "sleep", 5) == 0)
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(Max(atoi(action + 5), 0), 60000), PG_WAIT_EXTENSION);
 }
 
 #endif /* STREAMSINK_TEST */

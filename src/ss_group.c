@@ -404,6 +404,7 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 	}
 
 	ss_arena_init(&arena, scratch, 0);
+	SS_FAULT("before-group");
 	for (int i = 0; i < n; i++)
 		if (findings[i].aside == SS_STREAM_OK)
 			append_changes(pump, streams[i], &findings[i], marker);
@@ -411,6 +412,7 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 	for (int i = 0; i < n; i++)
 		if (findings[i].aside == SS_STREAM_OK)
 			intruded[i] = take_changes(pump, streams[i], &findings[i], &arena);
+	SS_FAULT("after-group");
 
 	/* Here the marker has nothing pending, and was not there before us. */
 	for (int i = 0; i < n; i++)

@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_marker.h"
 #include "ss_pump.h"
@@ -216,6 +217,7 @@ join_proven(SsPump *pump, const Candidates *candidates, int n)
 	const SsPipeline *pipeline = pump->run->pipeline;
 	bool			  done = false;
 
+	SS_FAULT("before-join");
 	StartTransactionCommand();
 	if (ss_catalog_try_lock(pipeline->id, AccessShareLock) &&
 		ss_catalog_is_current(pipeline) &&
@@ -231,6 +233,7 @@ join_proven(SsPump *pump, const Candidates *candidates, int n)
 		}
 		done = true;
 	}
+	SS_FAULT("in-join");
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 	return done;

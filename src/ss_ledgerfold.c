@@ -15,6 +15,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "ss_fault.h"
 #include "ss_segment.h"
 
 /* A fold takes no further row of the log once it has so many intervals: about 12 MB. */
@@ -192,6 +193,7 @@ ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals, bool *all)
 	ss_ledgerscan_visit(&log, pipeline_id, ForwardScanDirection, snapshot, read_log_row, &read);
 	read.set.n = ss_interval_merge(read.set.items, read.set.n, true);
 	fold_intervals(pipeline_id, &read.set);
+	SS_FAULT("in-fold");
 	for (int i = 0; i < read.n; i++)
 		CatalogTupleDelete(log.rel, &read.places[i]);
 	UnregisterSnapshot(snapshot);

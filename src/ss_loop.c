@@ -175,6 +175,7 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	}
 	if (shared)
 		ss_settle_publish(batch);
+	SS_FAULT("after-publish");
 	ss_attempt_begin(pump->attempts, batch);
 	ss_trouble_prepare(pump->trouble, pipeline, batch);
 
@@ -259,7 +260,9 @@ fold_if_due(const SsPump *pump, FoldPace *pace)
 		 (pace->log_rows == 0 || !TimestampDifferenceExceeds(pace->emptied_at, now, FOLD_IDLE_MS))))
 		return;
 	StartTransactionCommand();
+	SS_FAULT("before-fold");
 	folded = ss_ledger_fold(pipeline->id, most, behind || idle ? 0 : FOLD_STEP, &all);
+	SS_FAULT("after-fold");
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 
@@ -397,6 +400,7 @@ ss_loop_run(SsPump *pump)
 	}
 
 	MemoryContextSwitchTo(turn);
+	SS_FAULT("before-leave");
 	ss_pump_leave(pump);
 	return end;
 }

@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
 #include "ss_pump.h"
@@ -88,6 +89,7 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 
 	MemoryContextSwitchTo(cxt);
 	pump->redis = ss_redis_open(params, cxt, pump->consumer);
+	SS_FAULT("after-connect");
 	pump->acks = ss_settle_acks_create(cxt, pipeline->consumer_group);
 	pump->reply_limit = reply_limit(pipeline);
 	pump->batch = ss_batch_create(cxt, pump->reply_limit << Min(caution, 10));
@@ -232,6 +234,7 @@ ss_pump_send_read(SsPump *pump, int max_block_ms)
 	ss_stream_append_read(pump->redis, pump->run->pipeline->consumer_group, pump->consumer,
 						  pump->read_streams, pump->nread, pump->read_pending,
 						  pump->read_count, block_ms);
+	SS_FAULT("before-read");
 	(void) ss_redis_flush(pump->redis);
 	pump->reading = true;
 	pump->used_before = pump->ahead ? 0 : pump->batch->arena.used;

@@ -224,6 +224,7 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	ss_catalog_lock(pipeline->id, AccessShareLock);
 	if (!ss_catalog_is_current(pipeline))
 		return SS_SETTLE_CHANGED;
+	SS_FAULT("after-fence");
 
 	ss_run_refresh(run);
 
@@ -235,6 +236,7 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 
 	drop_settled(pipeline, batch, shared);
 	drop_doubled(batch);
+	SS_FAULT("after-ledger-check");
 	refuse_oversized(pipeline, batch);
 	if (batch->crashes >= SS_ATTEMPT_CRASHES)
 		ss_attempt_refuse(batch);
@@ -254,6 +256,7 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	}
 	SS_FAULT("after-dead-letters");
 	record_settled(pipeline, batch);
+	SS_FAULT("after-ledger");
 	count_outcomes(batch, counters);
 	SS_FAULT("before-commit");
 	return SS_SETTLE_DONE;

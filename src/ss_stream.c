@@ -10,6 +10,7 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "ss_fault.h"
 #include "ss_stream.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -537,6 +538,11 @@ ss_stream_append_create(SsRedis *redis, const SsStream *stream, const char *grou
 		add_text(&args, "MKSTREAM");
 	finish_command(&args, redis);
 
+	if (SS_FAULT_SET("in-group"))
+	{
+		(void) ss_redis_flush(redis);
+		SS_FAULT("in-group");
+	}
 	ss_stream_append_createconsumer(redis, stream, group, marker);
 	ss_stream_append_exec(redis);
 }

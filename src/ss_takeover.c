@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
+#include "ss_fault.h"
 #include "ss_pump.h"
 
 #define CLAIM_IDS 1000
@@ -56,7 +57,9 @@ claim_all(SsPump *pump, SsStream *stream, const char *consumer, SsArena *arena)
 		ids = palloc_array(SsEntryId, n);
 		for (int i = 0; i < n; i++)
 			ids[i] = pending[i].id;
+		SS_FAULT("before-claim");
 		(void) ss_claim_ids(pump, stream, ids, n, 0, consumer);
+		SS_FAULT("after-claim");
 		after = ids[n - 1];
 	}
 	return true;

@@ -102,6 +102,23 @@ has_between(SsPump *pump, const SsStream *stream, SsEntryId after, SsEntryId end
 	return result;
 }
 
+/* The hash of an entry, 0 if it is not in the stream. */
+static uint64
+ask_hash(SsPump *pump, const SsStream *stream, SsEntryId id, MemoryContext scratch)
+{
+	MemoryContext saved = MemoryContextSwitchTo(scratch);
+	SsArena		  arena;
+	uint64		  hash;
+
+	ss_arena_init(&arena, scratch, REPLY_LIMIT);
+	ss_stream_append_one(pump->redis, stream, id);
+	if (!ss_stream_parse_one(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION), id, &hash))
+		hash = 0;
+	MemoryContextSwitchTo(saved);
+	MemoryContextReset(scratch);
+	return hash;
+}
+
 /*
  * The index of the last interval of which the stream has the last entry, or
  * that was trimmed away; -1 if there is none.  *reused is set if the last entry
@@ -179,6 +196,11 @@ ss_verify_trace(SsPump *pump, const SsStream *stream, const SsStreamInfo *info, 
 			if (is_after(trace->keep, torn))
 				trace->keep = torn;
 		}
+		else
+		{
+			/* what is cut off here must be verified by its new end when the next loss is traced */
+			trace->hash = ask_hash(pump, stream, trace->keep, scratch);
+		}
 	}
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(trace_cxt);
@@ -218,9 +240,12 @@ collect_doubtful(SsPump *pump, SsStream *stream, const SsTrace *trace, SsBatch *
 	return true;
 }
 
-/* Replace what is settled of a stream by its part up to an id, in the current transaction; the new highest id. */
+/*
+ * Replace what is settled of a stream by its part up to an id, in the current
+ * transaction; hash is that of the entry with this id, or 0.  The new highest id.
+ */
 static SsEntryId
-keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep)
+keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep, uint64 hash)
 {
 	SsInterval *intervals;
 	bool		more;
@@ -240,7 +265,7 @@ keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep)
 		if (is_after(intervals[i].last, keep))
 		{
 			intervals[i].last = keep;
-			intervals[i].hash = 0;
+			intervals[i].hash = hash;
 		}
 		kept++;
 	}
@@ -297,7 +322,7 @@ ss_verify_cut(SsPump *pump, SsStream *stream, const SsTrace *trace)
 		SsEntryId kept;
 
 		MemoryContextSwitchTo(work);
-		kept = keep_up_to(pump->run->pipeline, stream, trace->keep);
+		kept = keep_up_to(pump->run->pipeline, stream, trace->keep, trace->hash);
 		ss_deadletter_store(pump->run->pipeline, doubtful);
 		SS_FAULT("before-cut");
 		end_change(pump);
@@ -328,7 +353,7 @@ ss_verify_forget(SsPump *pump, SsStream *stream)
 		return false;
 	}
 	ss_catalog_set_stream_start(pipeline->id, stream->id, SS_ENTRYID_MIN);
-	keep_up_to(pipeline, stream, SS_ENTRYID_MIN);
+	keep_up_to(pipeline, stream, SS_ENTRYID_MIN, 0);
 	end_change(pump);
 	MemoryContextSwitchTo(saved);
 	stream->high = SS_ENTRYID_MIN;

@@ -33,6 +33,7 @@ typedef struct SsTrace
 	SsVerdict verdict;	/* SS_VERIFY_LOST or SS_VERIFY_STRANGE */
 	SsEntryId verified; /* up to it the stream is as it was settled; 0-0 if that is not known of any */
 	SsEntryId keep;		/* ids above it do not count as settled any more */
+	uint64	  hash;		/* of the entry at keep, if it is as it was settled; else 0 */
 	SsEntryId doubtful; /* of what is in the stream behind verified and up to it, nobody knows whether it was settled; or 0-0 */
 } SsTrace;
 

@@ -20,6 +20,7 @@
 #endif
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"

@@ -45,7 +45,7 @@ find_missing()
 	have prove || missing+=(perl)
 	have perl && perl -MIPC::Run -e 1 2>/dev/null || missing+=(libipc-run-perl)
 	[ "$what" != ci ] || have clang-format || missing+=(clang-format)
-	[ "$what" != ci ] || [ -x /usr/bin/python3 ] || missing+=(python3)
+	[ -x /usr/bin/python3 ] || missing+=(python3)
 	[ "$what" = bench ] || return
 	have gnuplot || missing+=(gnuplot-nox)
 	local module

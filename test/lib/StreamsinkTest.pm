@@ -21,7 +21,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT = qw(new_node new_redis create_server server_options produce resp
+our @EXPORT = qw(new_node new_redis new_proxy create_server server_options produce resp
   poll_until wait_for_state wait_settled status_of);
 
 # A started node with the extension in database postgres.  Settings by name;
@@ -57,6 +57,13 @@ sub new_redis
 {
 	my ($name, @conf) = @_;
 	return StreamsinkTest::Redis->new($name, @conf);
+}
+
+# A proxy before a Redis server, which breaks connections as asked (StreamsinkTest::Proxy).
+sub new_proxy
+{
+	my ($redis, $seed) = @_;
+	return StreamsinkTest::Proxy->new($redis, $seed);
 }
 
 # OPTIONS for CREATE SERVER.
@@ -317,6 +324,67 @@ sub restart
 	return $self->start;
 }
 
+# ---- replicas: fail-over by hand ----
+
+# Make it a replica of another server; returns when it has all of what that one has.
+sub follow
+{
+	my ($self, $master) = @_;
+	$self->cli('REPLICAOF', $master->host, $master->port);
+	$self->wait_caught_up($master);
+	return $self;
+}
+
+# Until the replica has every byte of the master's, and the master goes on sending.
+sub wait_caught_up
+{
+	my ($self, $master) = @_;
+	StreamsinkTest::poll_until(sub {
+		my $mine = $self->cli('INFO', 'replication');
+		my ($offset) = $master->cli('INFO', 'replication') =~ /^master_repl_offset:(\d+)/m;
+		return $mine =~ /^master_link_status:up/m && $mine =~ /^slave_repl_offset:$offset\b/m;
+	}, "Redis \"$self->{name}\" to follow \"$master->{name}\"");
+	return;
+}
+
+# From here on the replica learns nothing more: what the master takes now is lost by a fail-over.
+sub cut_replication
+{
+	my ($self) = @_;
+	$self->cli('REPLICAOF', '127.0.0.1', 1);
+	return;
+}
+
+sub promote
+{
+	my ($self) = @_;
+	$self->cli('REPLICAOF', 'NO', 'ONE');
+	return;
+}
+
+# ---- snapshots: an old state comes back ----
+
+# Save its data and keep a copy; returns the copy's path.
+sub snapshot
+{
+	my ($self) = @_;
+	my $copy = "$self->{dir}/snapshot." . ++$self->{snapshots} . '.rdb';
+	$self->cli('SAVE');
+	require File::Copy;
+	File::Copy::copy("$self->{dir}/dump.rdb", $copy) or croak "$copy: $!";
+	return $copy;
+}
+
+# Kill it and start it from such a copy: it has lost what came after.  Not with appendonly.
+sub restore
+{
+	my ($self, $copy) = @_;
+	$self->kill9;
+	require File::Copy;
+	File::Copy::copy($copy, "$self->{dir}/dump.rdb") or croak "$copy: $!";
+	return $self->start;
+}
+
 sub signal_and_reap
 {
 	my ($self, $signal) = @_;
@@ -350,6 +418,107 @@ END
 	foreach my $server (@servers)
 	{
 		$server->DESTROY if $server;
+	}
+	$? = $status;
+}
+
+# ---------------------------------------------------------------------------
+# A proxy before a Redis server (faultproxy.py, whose head has the faults)
+#
+#   my $proxy = new_proxy($redis);       # $proxy->port is where clients go
+#   $proxy->set('limit_data', bytes => 500, dir => 'down');
+#   $proxy->count('limit_data');         # how often it really struck
+#   $proxy->clear;
+# ---------------------------------------------------------------------------
+package StreamsinkTest::Proxy;
+
+use strict;
+use warnings;
+use Carp;
+use File::Basename ();
+use IO::Socket::UNIX;
+use PostgreSQL::Test::Utils ();
+use Scalar::Util ();
+
+my @proxies;
+
+sub new
+{
+	my ($class, $redis, $seed) = @_;
+	my $self = bless { dir => PostgreSQL::Test::Utils::tempdir_short(), owner => $$ }, $class;
+	my $script = File::Basename::dirname(__FILE__) . '/faultproxy.py';
+
+	$self->{pid} = open $self->{out}, '-|', '/usr/bin/python3', '-B', $script, $redis->port, "$self->{dir}/control", $seed // 0
+	  or croak "could not start the proxy: $!";
+	push @proxies, $self;
+	Scalar::Util::weaken($proxies[-1]);
+	chomp($self->{port} = readline($self->{out}) // croak 'the proxy ended at once');
+	$self->{control} = IO::Socket::UNIX->new(Peer => "$self->{dir}/control") or croak "no proxy: $!";
+	return $self;
+}
+
+sub host { return '127.0.0.1' }
+sub port { return $_[0]{port} }
+
+sub command
+{
+	my ($self, $line) = @_;
+	print { $self->{control} } "$line\n";
+	$self->{control}->flush;
+	my $answer = readline($self->{control}) // croak 'the proxy is gone';
+	chomp $answer;
+	croak "$line: $answer" if $answer =~ /^error/;
+	return $answer;
+}
+
+# A fault from now on.
+sub set
+{
+	my ($self, $kind, %args) = @_;
+	$self->command(join ' ', 'set', $kind, map { "$_=$args{$_}" } sort keys %args);
+	return;
+}
+
+# Another server from now on, as after a fail-over.
+sub lead_to
+{
+	my ($self, $redis) = @_;
+	$self->command('target ' . $redis->port);
+	return;
+}
+
+# One fault's end, or that of all.
+sub clear
+{
+	my ($self, $kind) = @_;
+	$self->command('clear' . (defined $kind ? " $kind" : ''));
+	return;
+}
+
+# How often a fault struck.
+sub count
+{
+	my ($self, $kind) = @_;
+	my %counts = map { split /=/ } split / /, $self->command('counts');
+	return $counts{$kind} // croak "no fault \"$kind\"";
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	return unless $self->{owner} == $$ && $self->{pid};
+	local ($?, $!, $@);
+	kill 'KILL', delete $self->{pid};
+	close $self->{out};
+	return;
+}
+
+END
+{
+	my $status = $?;
+	foreach my $proxy (@proxies)
+	{
+		$proxy->DESTROY if $proxy;
 	}
 	$? = $status;
 }

@@ -21,5 +21,5 @@ WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.pronamespace =
 ORDER BY 1;
 
 -- settings are there, and none that is misspelt
-SELECT name, vartype, context FROM pg_catalog.pg_settings WHERE name LIKE 'streamsink.%' AND name <> 'streamsink.fault' ORDER BY name;
+SELECT name, vartype, context FROM pg_catalog.pg_settings WHERE name LIKE 'streamsink.%' AND name NOT LIKE 'streamsink.fault%' ORDER BY name;
 SET streamsink.no_such_setting = 1;

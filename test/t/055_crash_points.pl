@@ -35,9 +35,12 @@ sub send_some
 	return;
 }
 
+my $faults = 0;
 sub set_fault
 {
 	my ($fault) = @_;
+	# "once" is once for each number
+	$fault .= ++$faults if $fault =~ /-once$/;
 	$node->safe_psql('postgres', "ALTER SYSTEM SET streamsink.fault = '$fault'");
 	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
 	# a new session has it when the workers were told
@@ -70,7 +73,6 @@ foreach my $point (@points)
 	send_some();
 	poll_until(sub { crashes() > $before }, "a crash at $point");
 	check("killed at $point");
-	unlink glob($node->data_dir . '/streamsink_fault.*');
 
 	$before = errors();
 	set_fault("$point:error-once");
@@ -78,7 +80,6 @@ foreach my $point (@points)
 	poll_until(sub { errors() > $before }, "an error at $point");
 	check("error at $point");
 	set_fault('');
-	unlink glob($node->data_dir . '/streamsink_fault.*');
 }
 
 # With synchronous_commit off a crash takes commits with it: their
@@ -92,7 +93,6 @@ foreach my $point ('after-commit', 'after-ack')
 	poll_until(sub { crashes() > $before }, "a crash at $point");
 	check("synchronous_commit off, killed at $point");
 	set_fault('');
-	unlink glob($node->data_dir . '/streamsink_fault.*');
 }
 
 # An immediate shutdown in the middle of things, and both servers come back.

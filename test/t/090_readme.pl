@@ -94,7 +94,7 @@ my @views = split /\n/, $node->safe_psql('postgres', q{
 	SELECT relname FROM pg_catalog.pg_class
 	WHERE relnamespace = 'streamsink'::pg_catalog.regnamespace AND relkind = 'v'});
 my @settings = split /\n/, $node->safe_psql('postgres',
-	q{SELECT name FROM pg_catalog.pg_settings WHERE name LIKE 'streamsink.%' AND name <> 'streamsink.fault'});
+	q{SELECT name FROM pg_catalog.pg_settings WHERE name LIKE 'streamsink.%' AND name NOT LIKE 'streamsink.fault%'});
 my @arguments = split /\n/, $node->safe_psql('postgres',
 	q{SELECT DISTINCT pg_catalog.unnest(proargnames) FROM pg_catalog.pg_proc WHERE oid::pg_catalog.regproc::text = 'streamsink.create_pipeline'});
 cmp_ok(scalar(@functions), '>', 10, 'functions were found');
