@@ -34,10 +34,12 @@
 #include "ss_guc.h"
 #include "ss_marker.h"
 #include "ss_pump.h"
+#include "ss_reconcile.h"
 
 /* Most work of one step. */
 #define GAPS_A_STEP	   2000
 #define STREAMS_A_STEP 100
+#define FILLED_A_STEP  100 /* gaps of a stream that are looked into because there are entries in them */
 
 /* Gaps asked about in one MULTI, while what lies in them is no more than so many bytes. */
 #define GAPS_A_QUESTION 256
@@ -272,6 +274,29 @@ find_work(SsPump *pump, Candidates *work, MemoryContext scratch)
 	return n;
 }
 
+/*
+ * Entries between what is settled that nobody has pending: somebody moved the
+ * group, or acknowledged by hand, while we did not look.  They are read again.
+ */
+static void
+look_into(SsPump *pump, const Candidates *candidates)
+{
+	int looked = 0;
+
+	for (int i = 0; i < candidates->n && looked < FILLED_A_STEP; i++)
+	{
+		const SsGap *gap = &candidates->gaps[i];
+		SsEntryId	 end;
+
+		if (!gap->filled || gap->kind != SS_GAP_KEPT)
+			continue;
+		(void) ss_entryid_previous(gap->after, &end);
+		if (ss_reconcile_stream(pump, candidates->stream, gap->before, end) > 0)
+			candidates->stream->join_again = 0; /* the gaps beside it can be closed then */
+		looked++;
+	}
+}
+
 void
 ss_join_step(SsPump *pump)
 {
@@ -296,7 +321,10 @@ ss_join_step(SsPump *pump)
 	work = palloc_array(Candidates, STREAMS_A_STEP);
 	n = find_work(pump, work, scratch);
 	for (int i = 0; i < n && !pump->join_refused; i++)
+	{
 		closed += ask_all(pump, &work[i]);
+		look_into(pump, &work[i]);
+	}
 	if (closed > 0)
 		done = join_proven(pump, work, n);
 	if (done)

@@ -44,6 +44,7 @@ typedef struct SsGap
 	SsEntryId after;  /* first of the right one */
 	bool	  loose;  /* may be unseen or foreign too: it lies far behind the newest intervals */
 	SsGapKind kind;
+	bool	  filled; /* entries lie in it that the group has passed, and nobody else reads there: it is looked into */
 } SsGap;
 
 /* The settled ids of some streams, as loaded at one moment. */

@@ -103,7 +103,10 @@ ss_stream_parse_gaps(const SsReply *reply, const SsPipeline *pipeline, const SsS
 	bool		   holds_entries;
 
 	for (int i = 0; i < n; i++)
+	{
 		gaps[i].kind = SS_GAP_KEPT;
+		gaps[i].filled = false;
+	}
 	ss_reply_expect(reply, SS_REPLY_ARRAY, HEAD_REPLIES + count_questions(gaps, n), "EXEC");
 	look_at_consumers(&reply->items[0], pipeline, marker, &marked, &foreign);
 	if (!marked ||
@@ -119,6 +122,8 @@ ss_stream_parse_gaps(const SsReply *reply, const SsPipeline *pipeline, const SsS
 		bool   empty = ss_reply_expect(answer++, SS_REPLY_ARRAY, 0, "XRANGE")->n == 0;
 		bool   pending = gap->loose && ss_reply_expect(answer++, SS_REPLY_ARRAY, 0, "XPENDING")->n > 0;
 
+		gap->filled = !empty && !foreign && !stream->foreign &&
+					  ss_entryid_compare(group.last_delivered, gap->after) >= 0;
 		if (ss_entryid_compare(info.last_generated, gap->after) < 0)
 			continue;
 		if (empty && holds_entries && ss_entryid_compare(info.first, gap->before) <= 0)

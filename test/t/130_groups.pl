@@ -188,6 +188,15 @@ $redis->cli('XGROUP', 'DELCONSUMER', 'hole', 'hole', marker_of('hole'));
 poll_until(sub { rows('hole') eq '30|30' }, 'the hole to be filled, there are ' . rows('hole'));
 checked('hole', 30, 'a missing marker is a reason: every entry once');
 
+# ---- the same without anybody's help: gaps are looked into when they are old enough to be closed ----
+$redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 31 .. 40),
+	resp('XGROUP', 'SETID', 'hole', 'hole', '$'), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 41 .. 50), resp('EXEC'));
+poll_until(sub { rows('hole') eq '40|40' }, 'what is left, there are ' . rows('hole'));
+sql("ALTER SYSTEM SET streamsink.ledger_join_age = 0");
+sql('SELECT pg_reload_conf()');
+poll_until(sub { rows('hole') eq '50|50' }, 'the hole to be looked into, there are ' . rows('hole'));
+checked('hole', 50, 'a busy group that was moved: every entry once');
+
 # ---- the stream is deleted and made anew ----
 begin_part('replaced');
 send_range('replaced', 1, 20);
