@@ -41,6 +41,7 @@ typedef struct SsStream
 	TimestampTz join_again;		  /* when to begin again with the first one */
 	bool		foreign;		  /* consumers of others were seen in its group */
 	SsEntryId	passed;			  /* the group's last-delivered id when it was last looked at */
+	uint64		high_hash;		  /* of the highest settled entry when the stream was prepared; 0: unknown */
 
 	/* as last seen by a look at the stream, from seen_at on */
 	TimestampTz seen_at; /* 0: never */

@@ -303,6 +303,8 @@ extern void ss_catalog_add_streams(int32 pipeline_id, List *rows);
  * Change one stream, under the lock that adders take: its start, or that
  * consumers of others were seen in its group.  Gone already is fine.
  */
+extern void ss_catalog_lock_stream_table(void);						   /* the table as such, for who changes it later than others that were made after it */
+extern bool ss_catalog_read_stream(int32 stream_id, SsStreamRow *row); /* start and foreign as they are now; false: gone */
 extern void ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start);
 extern void ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id);
 

@@ -301,6 +301,38 @@ update_stream(int32 pipeline_id, int32 stream_id, const int *columns, const Datu
 }
 
 void
+ss_catalog_lock_stream_table(void)
+{
+	LockRelationOid(ss_catalog_relation("stream", false), RowExclusiveLock);
+}
+
+bool
+ss_catalog_read_stream(int32 stream_id, SsStreamRow *row)
+{
+	Relation	rel = ss_catalog_open("stream", AccessShareLock, false);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+
+	ScanKeyInit(&key, STREAM_id, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(stream_id));
+	scan = systable_beginscan(rel, ss_catalog_relation("stream_pkey", false), true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		TupleDesc desc = RelationGetDescr(rel);
+
+		memcpy(&row->start, DatumGetPointer(heap_getattr(tuple, STREAM_start_id, desc, &isnull)), sizeof(SsEntryId));
+		row->foreign = DatumGetBool(heap_getattr(tuple, STREAM_foreign_consumers, desc, &isnull));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+void
 ss_catalog_set_stream_start(int32 pipeline_id, int32 stream_id, SsEntryId start)
 {
 	int	  column = STREAM_start_id;

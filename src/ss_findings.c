@@ -67,6 +67,8 @@ count_consumers(const SsPump *pump, const SsConsumerInfo *consumers, int n, Cens
 			census->marker = kind;
 			census->name = consumers[i].name;
 		}
+		if (kind == SS_MARKER_ELSEWHERE && consumers[i].idle >= 0)
+			census->silence_ms = Min(census->silence_ms, consumers[i].idle);
 		if (kind != SS_MARKER_NONE)
 			continue;
 		if (strcmp(consumers[i].name, pump->consumer) == 0)
@@ -216,7 +218,7 @@ ss_findings_examine(SsPump *pump, SsStream *stream, uint64 hash, const SsReplies
 		if (has_settled && !finding->ours)
 			finding->unusual = finding->all_gaps = true;
 		if (ss_entryid_compare(finding->group.last_delivered, finding->info.last_generated) > 0)
-			finding->set_position = !stream->foreign;
+			finding->set_position = true; /* new entries would be given to nobody */
 	}
 	else if (!has_settled)
 	{

@@ -36,6 +36,9 @@
 /* Settled intervals that are followed to find where a lost group is made again. */
 #define MAX_RUN 10000
 
+/* Until a stream is looked at again that somebody else changed meanwhile. */
+#define LOOK_AGAIN_MS 500
+
 static void
 set_aside(SsStream *stream, SsStreamState state, const char *reason, long probe_ms)
 {
@@ -69,9 +72,41 @@ load_highs(SsPump *pump, SsStream **streams, int n, uint64 *hashes)
 		CommitTransactionCommand();
 	MemoryContextSwitchTo(saved);
 	for (int i = 0; i < n; i++)
+	{
 		streams[i]->high = highs[i];
+		streams[i]->high_hash = hashes[i];
+	}
 	pfree(ids);
 	pfree(highs);
+}
+
+/*
+ * In the caller's transaction nothing can be put on disk before Redis is told:
+ * what needs that is left to a worker.  True if it can be done.
+ */
+static bool
+may_commit(const SsPump *pump, SsStream *stream)
+{
+	if (ss_pump_commits(pump))
+		return true;
+	set_aside(stream, SS_STREAM_SET_ASIDE, "its worker has to prepare it first: start the pipeline", ss_guc_setup_retry);
+	return false;
+}
+
+/* Set the start of a stream, on disk before Redis is told anything that rests on it. */
+static bool
+start_at(SsPump *pump, SsStream *stream, SsEntryId position)
+{
+	MemoryContext saved = CurrentMemoryContext;
+
+	if (!may_commit(pump, stream))
+		return false;
+	stream->start = position;
+	ss_pump_begin(pump);
+	ss_catalog_set_stream_start(pump->run->pipeline->id, stream->id, position);
+	ss_pump_commit(pump);
+	MemoryContextSwitchTo(saved);
+	return true;
 }
 
 /* ---- a lost group ---- */
@@ -136,7 +171,15 @@ settle_lost_group(SsPump *pump, SsStream *stream, SsFinding *finding)
 				  "its consumer group was lost: set on_lost_group to reread or resume_after_last", ss_guc_setup_retry);
 		return false;
 	}
-	finding->position = policy == SS_LOST_RESUME ? stream->high : end_of_first_run(pump, stream);
+	if (policy == SS_LOST_RESUME)
+	{
+		/* what is left out is not looked for later either */
+		if (!start_at(pump, stream, stream->high))
+			return false;
+		finding->position = stream->high;
+	}
+	else
+		finding->position = end_of_first_run(pump, stream);
 	finding->make_group = true;
 	ss_entryid_print(finding->position, position);
 	ereport(WARNING,
@@ -151,6 +194,32 @@ settle_lost_group(SsPump *pump, SsStream *stream, SsFinding *finding)
 
 /* ---- one stream with something unusual ---- */
 
+/* Is the newest settled entry still in doubt when stream and entry are asked about at one moment? */
+static bool
+look_again(SsPump *pump, SsStream *stream, SsFinding *finding)
+{
+	const char	 *words[] = {"MULTI", "EXEC"};
+	SsStreamState state;
+	SsReply		 *reply = NULL;
+	SsArena		  arena;
+
+	ss_redis_append(pump->redis, 1, &words[0], NULL);
+	ss_stream_append_info(pump->redis, stream);
+	ss_stream_append_one(pump->redis, stream, stream->high);
+	ss_redis_append(pump->redis, 1, &words[1], NULL);
+	ss_arena_init(&arena, CurrentMemoryContext, INFO_LIMIT);
+	for (int i = 0; i < 4; i++)
+	{
+		reply = next_reply(pump, &arena);
+		if (reply->type == SS_REPLY_ERROR)
+			ss_reply_raise(reply, "MULTI");
+	}
+	ss_reply_expect(reply, SS_REPLY_ARRAY, 2, "EXEC");
+	if (ss_stream_parse_info(&reply->items[0], &finding->info, &state))
+		finding->verdict = ss_verify_newest(stream, stream->high_hash, &finding->info, &reply->items[1]);
+	return finding->verdict == SS_VERIFY_DOUBT;
+}
+
 /*
  * What was settled is not in the stream as it was: cut the ledger, or see
  * that it is another stream.  False: the stream is set aside, or tried again.
@@ -160,6 +229,9 @@ settle_doubt(SsPump *pump, SsStream *stream, SsFinding *finding)
 {
 	SsTrace trace;
 
+	/* many streams were asked about, and producers trim meanwhile: once more, in one moment */
+	if (!look_again(pump, stream, finding))
+		return true;
 	ss_verify_trace(pump, stream, &finding->info, &trace);
 	if (trace.verdict == SS_VERIFY_STRANGE && !finding->ours)
 	{
@@ -171,13 +243,25 @@ settle_doubt(SsPump *pump, SsStream *stream, SsFinding *finding)
 	if (finding->info.entries_added < 0 && ss_entryid_compare(trace.keep, stream->high) >= 0 &&
 		ss_entryid_compare(trace.doubtful, SS_ENTRYID_MIN) == 0)
 		return true;
+	if (!may_commit(pump, stream))
+		return false;
 	if (ss_verify_cut(pump, stream, &trace))
 		return true;
 	if (stream->state == SS_STREAM_OK)
-		stream->probe_at = 0; /* the pipeline was changed: its worker leaves */
+		set_aside(stream, SS_STREAM_OK, "", LOOK_AGAIN_MS); /* the pipeline was changed, or another worker was at it */
 	else
 		set_aside(stream, stream->state, pstrdup(stream->reason), ss_guc_setup_retry);
 	return false;
+}
+
+static void
+set_group(SsPump *pump, const SsStream *stream, SsEntryId position)
+{
+	SsArena arena;
+
+	ss_arena_init(&arena, CurrentMemoryContext, INFO_LIMIT);
+	ss_stream_append_setid(pump->redis, stream, pump->run->pipeline->consumer_group, position);
+	(void) ss_reply_expect(next_reply(pump, &arena), SS_REPLY_STATUS, 0, "XGROUP SETID");
 }
 
 static bool
@@ -189,12 +273,23 @@ settle_replaced(SsPump *pump, SsStream *stream, SsFinding *finding)
 				  "another stream is there, without anything that was settled: see on_replaced_stream", ss_guc_setup_retry);
 		return false;
 	}
-	if (!ss_verify_forget(pump, stream))
+	if (!may_commit(pump, stream))
 		return false;
 	if (finding->group.exists)
+	{
+		/* before what was settled is forgotten: from then on nothing tells that it is another stream */
+		set_group(pump, stream, SS_ENTRYID_MIN);
+		finding->group.last_delivered = SS_ENTRYID_MIN;
+		finding->set_position = false;
 		finding->make_marker = true;
+	}
 	else
 		finding->make_group = true;
+	if (!ss_verify_forget(pump, stream))
+	{
+		set_aside(stream, SS_STREAM_OK, "", LOOK_AGAIN_MS);
+		return false;
+	}
 	finding->position = SS_ENTRYID_MIN;
 	return true;
 }
@@ -336,42 +431,50 @@ wait_for_key(const SsPump *pump, SsStream *stream)
 		stream->probe_at = DT_NOEND;
 }
 
-/* The stream begins where a group that was there before us stands, whatever the definition says. */
 static void
-start_at_group(SsPump *pump, SsStream *stream, SsEntryId position)
+read_row(SsPump *pump, SsStream *stream)
 {
 	MemoryContext saved = CurrentMemoryContext;
+	SsStreamRow	  row;
 
-	stream->start = position;
 	if (!pump->session)
 		StartTransactionCommand();
-	ss_catalog_set_stream_start(pump->run->pipeline->id, stream->id, position);
+	if (ss_catalog_read_stream(stream->id, &row))
+	{
+		stream->start = row.start;
+		stream->foreign = row.foreign;
+	}
 	if (!pump->session)
 		CommitTransactionCommand();
 	MemoryContextSwitchTo(saved);
 }
 
 /* Compare where the group stands with what is settled, and fetch what it has passed for nothing. */
-static void
+static bool
 compare_positions(SsPump *pump, SsStream *stream, const SsFinding *finding)
 {
-	SsEntryId after = stream->start;
+	SsEntryId after;
 
 	stream->passed = finding->make_group ? finding->position : finding->group.last_delivered;
 	if (finding->make_group)
-		return;
+		return true;
 	if (finding->set_position)
 		stream->passed = finding->info.last_generated;
+
+	/* a group that was there before us: the stream begins where it stands, whatever the definition says */
 	if (!finding->ours && !finding->all_gaps && !finding->replaced)
-	{
-		if (ss_entryid_compare(stream->start, stream->passed) != 0)
-			start_at_group(pump, stream, stream->passed);
-		return;
-	}
+		return ss_entryid_compare(stream->start, stream->passed) == 0 || start_at(pump, stream, stream->passed);
+	if (ss_entryid_compare(stream->passed, finding->all_gaps ? SS_ENTRYID_MIN : stream->high) <= 0)
+		return true;
+
+	/* another worker may have set these since we read them */
+	read_row(pump, stream);
+	after = stream->start;
 	if (!finding->all_gaps && ss_entryid_compare(stream->high, after) > 0)
 		after = stream->high;
 	if (!stream->foreign && ss_entryid_compare(stream->passed, after) > 0)
 		(void) ss_reconcile_stream(pump, stream, after, stream->passed);
+	return true;
 }
 
 static void
@@ -398,8 +501,8 @@ prepare_chunk(SsPump *pump, SsStream **streams, int n, const uint64 *hashes, con
 	/* before a marker says that we have looked */
 	for (int i = 0; i < n; i++)
 	{
-		if (findings[i].aside == SS_STREAM_OK)
-			compare_positions(pump, streams[i], &findings[i]);
+		if (findings[i].aside == SS_STREAM_OK && !compare_positions(pump, streams[i], &findings[i]))
+			findings[i].aside = SS_STREAM_SET_ASIDE;
 		MemoryContextReset(scratch);
 	}
 
@@ -473,5 +576,15 @@ ss_group_watch(SsPump *pump, SsStream *stream, const SsStreamInfo *info, const S
 	{
 		stream->prepared = false;
 		stream->probe_at = 0;
+		return;
 	}
+
+	/* Nothing is under way now: what is pending with us came without our asking (a claim of a session that went away). */
+	if (ss_settle_acks_waiting(pump->acks) == 0)
+		for (int i = 0; i < nconsumers; i++)
+			if (consumers[i].pending > 0 && strcmp(consumers[i].name, pump->consumer) == 0)
+			{
+				stream->recovered = false;
+				stream->pending_after = SS_ENTRYID_MIN;
+			}
 }

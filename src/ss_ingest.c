@@ -202,6 +202,7 @@ run_ingest(const char *name, int64 max_batches, SsCounters *total)
 		refuse_if_running(run->pipeline);
 		ss_breaker_reset();
 		pump = ss_pump_open(run, 0, 1, true, NULL, cxt);
+		pump->commit = SPI_commit;
 		drain(pump, max_batches, total);
 		ss_pump_close(pump);
 		ss_run_free(run);

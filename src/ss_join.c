@@ -39,7 +39,7 @@
 /* Most work of one step. */
 #define GAPS_A_STEP	   2000
 #define STREAMS_A_STEP 100
-#define FILLED_A_STEP  100 /* gaps of a stream that are looked into because there are entries in them */
+#define FILLED_A_STEP  100 /* gaps that are looked into because there are entries in them */
 
 /* Gaps asked about in one MULTI, while what lies in them is no more than so many bytes. */
 #define GAPS_A_QUESTION 256
@@ -221,6 +221,7 @@ join_proven(SsPump *pump, const Candidates *candidates, int n)
 
 	SS_FAULT("before-join");
 	StartTransactionCommand();
+	ss_catalog_lock_stream_table(); /* before the ledger, as DROP EXTENSION locks them */
 	if (ss_catalog_try_lock(pipeline->id, AccessShareLock) &&
 		ss_catalog_is_current(pipeline) &&
 		ss_ledger_fold(pipeline->id, FOLD_ROWS, 0, NULL) >= 0)
@@ -279,21 +280,19 @@ find_work(SsPump *pump, Candidates *work, MemoryContext scratch)
  * group, or acknowledged by hand, while we did not look.  They are read again.
  */
 static void
-look_into(SsPump *pump, const Candidates *candidates)
+look_into(SsPump *pump, const Candidates *candidates, int *looked)
 {
-	int looked = 0;
-
-	for (int i = 0; i < candidates->n && looked < FILLED_A_STEP; i++)
+	for (int i = 0; i < candidates->n && *looked < FILLED_A_STEP; i++)
 	{
 		const SsGap *gap = &candidates->gaps[i];
 		SsEntryId	 end;
 
-		if (!gap->filled || gap->kind != SS_GAP_KEPT)
+		if (!gap->filled || gap->kind != SS_GAP_KEPT || ss_entryid_compare(gap->before, candidates->stream->start) < 0)
 			continue;
 		(void) ss_entryid_previous(gap->after, &end);
 		if (ss_reconcile_stream(pump, candidates->stream, gap->before, end) > 0)
 			candidates->stream->join_again = 0; /* the gaps beside it can be closed then */
-		looked++;
+		(*looked)++;
 	}
 }
 
@@ -305,6 +304,7 @@ ss_join_step(SsPump *pump)
 	Candidates	 *work;
 	int			  n;
 	int			  closed = 0;
+	int			  looked = 0;
 	int			  cursor = pump->join_cursor;
 	bool		  done = true;
 	long		  round_ms = Max(MORE_MS, Min(ROUND_MS, ss_guc_ledger_join_age));
@@ -323,7 +323,7 @@ ss_join_step(SsPump *pump)
 	for (int i = 0; i < n && !pump->join_refused; i++)
 	{
 		closed += ask_all(pump, &work[i]);
-		look_into(pump, &work[i]);
+		look_into(pump, &work[i], &looked);
 	}
 	if (closed > 0)
 		done = join_proven(pump, work, n);

@@ -323,11 +323,13 @@ raise_high(HTAB *highs, int32 stream, SsEntryId id, uint64 hash)
 {
 	HighStream *high = hash_search(highs, &stream, HASH_FIND, NULL);
 
-	if (high != NULL && ss_entryid_compare(id, high->high) > 0)
-	{
-		high->high = id;
+	if (high == NULL || ss_entryid_compare(id, high->high) < 0)
+		return;
+
+	/* the same one again, later: as when intervals are united */
+	if (ss_entryid_compare(id, high->high) > 0 || hash != 0)
 		high->hash = hash;
-	}
+	high->high = id;
 }
 
 /* The last segment holds it. */

@@ -11,11 +11,13 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "ss_fault.h"
+#include "ss_catalog.h"
 #include "ss_segment.h"
 
 /* A fold takes no further row of the log once it has so many intervals: about 12 MB. */
@@ -186,6 +188,9 @@ ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals, bool *all)
 	saved = MemoryContextSwitchTo(fold_cxt);
 	read.set.cxt = fold_cxt;
 	read.places = palloc_array(ItemPointerData, read.capacity);
+
+	/* the ledger before its log, as DROP EXTENSION locks them */
+	LockRelationOid(ss_catalog_relation("ledger", false), RowExclusiveLock);
 
 	/* the snapshot is younger than the lock: it sees what the last folder did */
 	log = ss_ledgerscan_open_log(RowExclusiveLock);

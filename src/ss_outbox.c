@@ -32,6 +32,9 @@
 /* Bytes kept of an error's message. */
 #define MAX_ERROR_BYTES 1000
 
+/* Workers wait for commands about their groups for so long after these were given. */
+#define HOLD_UP_MS 10000
+
 enum
 {
 	OUTBOX_id = 1,
@@ -222,13 +225,14 @@ ss_outbox_pending(void)
 }
 
 bool
-ss_outbox_holds_up(const char *pipeline)
+ss_outbox_holds_up(const char *pipeline, const char *server, const char *role)
 {
 	Relation	outbox = ss_catalog_open("outbox_queue", AccessShareLock, true);
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	char	   *system;
 	bool		found = false;
+	TimestampTz young = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -HOLD_UP_MS);
 
 	if (outbox == NULL)
 		return false;
@@ -246,6 +250,11 @@ ss_outbox_holds_up(const char *pipeline)
 		if (isnull || strcmp(TextDatumGetCString(name), pipeline) != 0)
 			continue;
 		kind = TextDatumGetCString(heap_getattr(tuple, OUTBOX_kind, desc, &isnull));
+		/* a server that does not answer holds nothing up for ever */
+		if (DatumGetTimestampTz(heap_getattr(tuple, OUTBOX_created_at, desc, &isnull)) < young ||
+			strcmp(NameStr(*DatumGetName(heap_getattr(tuple, OUTBOX_role, desc, &isnull))), role) != 0 ||
+			strcmp(TextDatumGetCString(heap_getattr(tuple, OUTBOX_server, desc, &isnull)), server) != 0)
+			continue;
 		found = (strcmp(kind, "marker_delete") == 0 || strcmp(kind, "group_destroy") == 0) &&
 				DatumGetInt32(heap_getattr(tuple, OUTBOX_attempts, desc, &isnull)) == 0 &&
 				is_ours(tuple, desc, system);

@@ -23,10 +23,10 @@ extern void ss_outbox_add(const char *server, const char *role, const char *kind
 extern bool ss_outbox_pending(void);
 
 /*
- * Are there commands about a pipeline's groups that were not tried yet?  Its
+ * Are there young commands about a pipeline's groups, by the same role for the same server, that were not tried yet?  Its
  * workers wait for them: they were given before.
  */
-extern bool ss_outbox_holds_up(const char *pipeline);
+extern bool ss_outbox_holds_up(const char *pipeline, const char *server, const char *role);
 
 /* A row as the courier needs it. */
 typedef struct SsOutboxRow

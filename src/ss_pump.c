@@ -8,7 +8,9 @@
 #include <limits.h>
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -100,6 +102,7 @@ ss_pump_open(SsRun *run, int share, int nshares, bool session,
 	pump->sample_due = now;
 	pump->recheck_due = TimestampTzPlusMilliseconds(now, RECHECK_MS);
 	pump->takeover_due = now;
+	pump->heartbeat_due = session ? DT_NOEND : now;
 	pump->join_due = session ? DT_NOEND : TimestampTzPlusMilliseconds(now, JOIN_FIRST_MS);
 	pump->prune_due = pump->join_due;
 	MemoryContextSwitchTo(saved);
@@ -135,12 +138,41 @@ ss_pump_batch_size(const SsPump *pump)
 }
 
 bool
+ss_pump_commits(const SsPump *pump)
+{
+	return !pump->session || pump->commit != NULL;
+}
+
+void
+ss_pump_begin(SsPump *pump)
+{
+	Assert(ss_pump_commits(pump));
+	if (!pump->session)
+		StartTransactionCommand();
+}
+
+void
+ss_pump_commit(SsPump *pump)
+{
+	if (pump->session)
+		pump->commit();
+	else
+	{
+		CommitTransactionCommand();
+		pgstat_report_stat(false);
+	}
+	if (!XLogRecPtrIsInvalid(XactLastCommitEnd))
+		XLogFlush(XactLastCommitEnd);
+}
+
+bool
 ss_pump_task_due(SsPump *pump)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	return now >= pump->scan_due || now >= pump->sample_due ||
-		   now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due || now >= pump->prune_due ||
+		   now >= pump->recheck_due || now >= pump->takeover_due || now >= pump->join_due ||
+		   now >= pump->heartbeat_due || now >= pump->prune_due ||
 		   ss_discover_unprepared(pump, now);
 }
 
@@ -176,6 +208,11 @@ ss_pump_tasks(SsPump *pump)
 		}
 		pump->recheck_due = DT_NOEND;
 	}
+	if (now >= pump->heartbeat_due)
+	{
+		ss_heartbeat_step(pump);
+		pump->heartbeat_due = TimestampTzPlusMilliseconds(now, Max(ss_guc_failover_delay / 3, 10));
+	}
 	if (now >= pump->sample_due)
 	{
 		if (!pump->session)
@@ -199,7 +236,7 @@ static long
 until_next_task(const SsPump *pump)
 {
 	TimestampTz next = Min(Min(pump->scan_due, pump->sample_due),
-						   Min(Min(pump->recheck_due, pump->takeover_due), Min(pump->join_due, pump->prune_due)));
+						   Min(Min(pump->recheck_due, pump->takeover_due), Min(Min(pump->join_due, pump->heartbeat_due), pump->prune_due)));
 
 	for (int i = 0; i < pump->nstreams; i++)
 		if (!pump->streams[i]->prepared)

@@ -28,12 +28,13 @@ typedef struct SsPump
 	SsRedis		 *redis;
 	SsAcks		 *acks;
 	SsBatch		 *batch;
-	bool		  session; /* ingest: inside a caller's transaction, never blocks */
-	int			  share;   /* which share of nshares */
-	int			  nshares;
-	char		  consumer[96];
-	SsTrouble	 *trouble;	/* what the worker remembers; NULL in a session, and so is the next */
-	SsAttempts	 *attempts; /* the crash-loop guard */
+	bool		  session; /* ingest, reconcile: inside a caller's transaction, never blocks */
+	void (*commit)(void);  /* in a session: commit and begin anew; NULL: the transaction is the caller's */
+	int			share;	   /* which share of nshares */
+	int			nshares;
+	char		consumer[96];
+	SsTrouble  *trouble;  /* what the worker remembers; NULL in a session, and so is the next */
+	SsAttempts *attempts; /* the crash-loop guard */
 
 	/* the streams of this share */
 	SsStream **streams;
@@ -77,6 +78,7 @@ typedef struct SsPump
 	TimestampTz recheck_due; /* own pending entries once more: a command of a dead connection may run late */
 	TimestampTz takeover_due;
 	TimestampTz join_due;
+	TimestampTz heartbeat_due;
 	TimestampTz prune_due;
 	int			sample_cursor;
 	int			join_cursor;  /* the stream whose ledger is joined next */
@@ -97,6 +99,15 @@ typedef struct SsPump
 extern SsPump *ss_pump_open(SsRun *run, int share, int nshares, bool session,
 							SsTrouble *trouble, MemoryContext parent);
 extern void	   ss_pump_close(SsPump *pump);
+
+/*
+ * Changes of the catalog that Redis must not know of before they are on disk:
+ * begin, and commit with a flush.  Not possible (ss_pump_commits false) in a
+ * transaction that is the caller's.
+ */
+extern bool ss_pump_commits(const SsPump *pump);
+extern void ss_pump_begin(SsPump *pump);
+extern void ss_pump_commit(SsPump *pump);
 
 /*
  * Do the periodic tasks that are due (prepare groups, look for streams, sample, take over, claim, join,
@@ -156,6 +167,11 @@ extern void ss_discover_step(SsPump *pump);
 /* Prepare those that are not and are due. */
 extern bool ss_discover_unprepared(const SsPump *pump, TimestampTz now);
 extern void ss_discover_prepare(SsPump *pump);
+
+/* ---- ss_heartbeat.c ---- */
+
+/* Tell Redis that we live, for all streams. */
+extern void ss_heartbeat_step(SsPump *pump);
 
 /* ---- ss_sample.c ---- */
 

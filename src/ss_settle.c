@@ -249,14 +249,13 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 		return SS_SETTLE_STOP;
 	if (ss_breaker_trips(pipeline, batch))
 		return SS_SETTLE_TRIPPED;
-	if (batch->nrefusals > 0)
-	{
-		if (pipeline->on_error == SS_ON_ERROR_DEAD_LETTER)
-			ss_deadletter_store(pipeline, batch);
-	}
-	SS_FAULT("after-dead-letters");
+
+	/* the ledger before the dead letters, as DROP EXTENSION locks them */
 	record_settled(pipeline, batch);
 	SS_FAULT("after-ledger");
+	if (batch->nrefusals > 0 && pipeline->on_error == SS_ON_ERROR_DEAD_LETTER)
+		ss_deadletter_store(pipeline, batch);
+	SS_FAULT("after-dead-letters");
 	count_outcomes(batch, counters);
 	SS_FAULT("before-commit");
 	return SS_SETTLE_DONE;

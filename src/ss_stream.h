@@ -163,6 +163,9 @@ extern bool ss_stream_parse_one(const SsReply *reply, SsEntryId id, uint64 *hash
 extern void ss_stream_append_claim_forced(SsRedis *redis, const SsStream *stream, const char *group,
 										  const char *consumer, const SsEntryId *ids, int nids);
 
+/* XREADGROUP of the pending entries of the marker, which has none: Redis sees that we live.  The reply tells nothing. */
+extern void ss_stream_append_heartbeat(SsRedis *redis, SsStream **streams, int n, const char *group, const char *marker);
+
 /* XGROUP SETID. */
 extern void ss_stream_append_setid(SsRedis *redis, const SsStream *stream, const char *group, SsEntryId id);
 

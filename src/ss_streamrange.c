@@ -168,6 +168,26 @@ ss_stream_append_claim_forced(SsRedis *redis, const SsStream *stream, const char
 }
 
 void
+ss_stream_append_heartbeat(SsRedis *redis, SsStream **streams, int n, const char *group, const char *marker)
+{
+	Words words;
+
+	begin(&words, 7 + 2 * n);
+	put_text(&words, "XREADGROUP");
+	put_text(&words, "GROUP");
+	put_text(&words, group);
+	put_text(&words, marker);
+	put_text(&words, "COUNT");
+	put_text(&words, "1");
+	put_text(&words, "STREAMS");
+	for (int i = 0; i < n; i++)
+		put(&words, streams[i]->key, streams[i]->key_len);
+	for (int i = 0; i < n; i++)
+		put_text(&words, "0");
+	finish(&words, redis);
+}
+
+void
 ss_stream_append_setid(SsRedis *redis, const SsStream *stream, const char *group, SsEntryId id)
 {
 	Words words;

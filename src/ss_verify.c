@@ -22,19 +22,22 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "ss_deadletter.h"
 #include "ss_fault.h"
+#include "ss_interval.h"
 #include "ss_verify.h"
 
 #define INTERVALS_A_QUESTION 64
 #define REPLY_LIMIT			 ((Size) 512 * 1024 * 1024)
 #define MAX_DOUBTFUL		 10000 /* entries; with more of them the stream is left alone */
+#define MAX_DOUBTFUL_BYTES	 (128 * 1024 * 1024)
+#define LARGE_REPLY			 (256 * 1024)
 #define FOLD_ROWS			 10000
+#define TIME_LIKE_MS		 UINT64CONST(100000000000) /* 1973: a producer's own numbers are lower */
 
 static bool
 is_after(SsEntryId a, SsEntryId b)
@@ -119,6 +122,23 @@ ask_hash(SsPump *pump, const SsStream *stream, SsEntryId id, MemoryContext scrat
 	return hash;
 }
 
+/* Is there an entry with exactly this id? */
+static bool
+has_entry(SsPump *pump, const SsStream *stream, SsEntryId id, MemoryContext scratch)
+{
+	MemoryContext saved = MemoryContextSwitchTo(scratch);
+	SsArena		  arena;
+	uint64		  hash;
+	bool		  result;
+
+	ss_arena_init(&arena, scratch, REPLY_LIMIT);
+	ss_stream_append_one(pump->redis, stream, id);
+	result = ss_stream_parse_one(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION), id, &hash);
+	MemoryContextSwitchTo(saved);
+	MemoryContextReset(scratch);
+	return result;
+}
+
 /*
  * The index of the last interval of which the stream has the last entry, or
  * that was trimmed away; -1 if there is none.  *reused is set if the last entry
@@ -181,6 +201,11 @@ ss_verify_trace(SsPump *pump, const SsStream *stream, const SsStreamInfo *info, 
 
 	memset(trace, 0, sizeof(*trace));
 	trace->verdict = verified >= 0 ? SS_VERIFY_LOST : SS_VERIFY_STRANGE;
+
+	/* Its first interval may be torn: nobody but Redis makes an id of time, so it is the same stream. */
+	if (verified < 0 && !reused && n > 0 && intervals[0].first.ms >= TIME_LIKE_MS &&
+		has_entry(pump, stream, intervals[0].first, scratch))
+		trace->verdict = SS_VERIFY_LOST;
 	trace->keep = info->last_generated;
 	if (verified >= 0)
 		trace->verified = intervals[verified].last;
@@ -208,46 +233,74 @@ ss_verify_trace(SsPump *pump, const SsStream *stream, const SsStreamInfo *info, 
 
 /* ---- cutting ---- */
 
-/* The doubtful entries, into a batch of refusals; false if there are too many. */
+/*
+ * The doubtful entries, into a batch of refusals; false if there are too many.
+ * Those whose ids were not settled are new without doubt, and come by themselves.
+ */
 static bool
 collect_doubtful(SsPump *pump, SsStream *stream, const SsTrace *trace, SsBatch *batch)
 {
-	SsEntryId after = trace->verified;
-	int		  count = 1;
+	MemoryContext saved = CurrentMemoryContext;
+	SsEntryId	  after = trace->verified;
+	SsEntryId	  delivered = stream->delivered;
+	SsInterval	 *intervals;
+	int			  nintervals = load_intervals(pump, stream, &intervals);
+	bool		  few = true;
+	int			  count = 1;
 
-	while (is_after(trace->doubtful, after))
+	MemoryContextSwitchTo(saved);
+	while (few && is_after(trace->doubtful, after))
 	{
-		int before = batch->nentries;
+		uint64 received = ss_redis_received(pump->redis);
+		int	   before = batch->nentries;
 
 		ss_stream_append_between(pump->redis, stream, after, trace->doubtful, count);
 		if (ss_stream_parse_range(ss_redis_receive(pump->redis, &batch->arena, 0, PG_WAIT_EXTENSION), stream, batch) == 0)
 			break;
 		after = batch->entries[batch->nentries - 1].id;
-		if (batch->nentries > MAX_DOUBTFUL)
-			return false;
 		for (int i = before; i < batch->nentries; i++)
 		{
 			ErrorData error = {0};
 
+			if (!ss_interval_contains(intervals, nintervals, batch->entries[i].id))
+				continue;
 			error.elevel = ERROR;
 			error.sqlerrcode = ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN;
 			error.message = pstrdup("it is not known whether this entry was applied before");
 			error.detail = pstrdup("Redis lost the end of the stream and gave ids of lost entries to new ones.");
 			ss_batch_refuse(batch, i, "refused", &error);
 		}
-		count = Min(count * 4, 256);
+		few = batch->nentries <= MAX_DOUBTFUL && batch->bytes <= MAX_DOUBTFUL_BYTES;
+		if (ss_redis_received(pump->redis) - received < LARGE_REPLY)
+			count = Min(count * 2, 256);
+		else
+			count = Max(count / 4, 1);
 	}
-	return true;
+	stream->delivered = delivered;
+	return few;
+}
+
+/* The hash of an entry of the batch, 0 if it is not there. */
+static uint64
+find_hash(const SsBatch *batch, SsEntryId id)
+{
+	for (int i = batch->nentries - 1; i >= 0; i--)
+		if (ss_entryid_compare(batch->entries[i].id, id) == 0)
+			return ss_batch_hash(&batch->entries[i]);
+	return 0;
 }
 
 /*
  * Replace what is settled of a stream by its part up to an id, in the current
- * transaction; hash is that of the entry with this id, or 0.  The new highest id.
+ * transaction.  What ends with this id then is described by hash: that of the
+ * entry which is there now, or 0.  False, and nothing is changed, if the stream's
+ * highest settled entry is another one than when the stream was looked at.
  */
-static SsEntryId
-keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep, uint64 hash)
+static bool
+keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep, uint64 hash, SsEntryId *high)
 {
 	SsInterval *intervals;
+	SsEntryId	last = SS_ENTRYID_MIN;
 	bool		more;
 	bool		all = false;
 	int			n;
@@ -260,43 +313,38 @@ keep_up_to(const SsPipeline *pipeline, const SsStream *stream, SsEntryId keep, u
 		(void) ss_ledger_fold(pipeline->id, FOLD_ROWS, 0, &all);
 	}
 	n = ss_ledger_folded(stream->id, SS_ENTRYID_MIN, PG_INT32_MAX, &intervals, &more);
+	if (n > 0)
+		last = intervals[n - 1].last;
+	if (ss_entryid_compare(last, stream->high) != 0 || (n > 0 && intervals[n - 1].hash != stream->high_hash))
+		return false;
+
+	*high = SS_ENTRYID_MIN;
 	for (int i = 0; i < n && !is_after(intervals[i].first, keep); i++)
 	{
-		if (is_after(intervals[i].last, keep))
+		if (!is_after(keep, intervals[i].last))
 		{
 			intervals[i].last = keep;
 			intervals[i].hash = hash;
 		}
+		*high = intervals[i].last;
 		kept++;
 	}
 	ss_ledger_replace(pipeline->id, stream->id, intervals, kept);
-	return kept > 0 ? intervals[kept - 1].last : SS_ENTRYID_MIN;
+	return true;
 }
 
 /* Begin a transaction that may change the ledger; false, and it is ended, if the pipeline was changed. */
 static bool
-begin_change(const SsPump *pump)
+begin_change(SsPump *pump)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
 
-	if (!pump->session)
-		StartTransactionCommand();
+	ss_pump_begin(pump);
 	ss_catalog_lock(pipeline->id, AccessShareLock);
 	if (ss_catalog_is_current(pipeline))
 		return true;
-	if (!pump->session)
-		CommitTransactionCommand();
+	ss_pump_commit(pump);
 	return false;
-}
-
-static void
-end_change(const SsPump *pump)
-{
-	if (!pump->session)
-	{
-		CommitTransactionCommand();
-		pgstat_report_stat(false);
-	}
 }
 
 bool
@@ -322,20 +370,24 @@ ss_verify_cut(SsPump *pump, SsStream *stream, const SsTrace *trace)
 		SsEntryId kept;
 
 		MemoryContextSwitchTo(work);
-		kept = keep_up_to(pump->run->pipeline, stream, trace->keep, trace->hash);
-		ss_deadletter_store(pump->run->pipeline, doubtful);
+		done = keep_up_to(pump->run->pipeline, stream, trace->keep,
+						  is_after(trace->doubtful, SS_ENTRYID_MIN) ? find_hash(doubtful, trace->keep) : trace->hash, &kept);
+		if (done)
+			ss_deadletter_store(pump->run->pipeline, doubtful);
 		SS_FAULT("before-cut");
-		end_change(pump);
+		ss_pump_commit(pump);
 		SS_FAULT("after-cut");
-		stream->high = kept;
-		done = true;
+		if (done)
+			stream->high = kept;
+	}
+	MemoryContextSwitchTo(work);
+	if (done)
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("Redis lost the end of stream \"%s\" of pipeline \"%s\"", stream->name, pump->run->pipeline->name),
 				 errdetail("The newest settled entry %s is not in it any more; up to %s it is as it was settled. "
 						   "Rows of lost entries are kept. %d entries whose ids were given anew are kept as dead letters.",
 						   high, verified, doubtful->nrefusals)));
-	}
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(work);
 	return done;
@@ -346,16 +398,25 @@ ss_verify_forget(SsPump *pump, SsStream *stream)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
 	MemoryContext	  saved = CurrentMemoryContext;
+	MemoryContext	  work = AllocSetContextCreate(saved, "streamsink forget", ALLOCSET_DEFAULT_SIZES);
+	SsEntryId		  high;
+	bool			  done = false;
 
-	if (!begin_change(pump))
+	if (begin_change(pump))
 	{
-		MemoryContextSwitchTo(saved);
-		return false;
+		MemoryContextSwitchTo(work);
+
+		/* the streams before the ledger, as DROP EXTENSION locks them */
+		ss_catalog_lock_stream_table();
+		done = keep_up_to(pipeline, stream, SS_ENTRYID_MIN, 0, &high);
+		if (done)
+			ss_catalog_set_stream_start(pipeline->id, stream->id, SS_ENTRYID_MIN);
+		ss_pump_commit(pump);
 	}
-	ss_catalog_set_stream_start(pipeline->id, stream->id, SS_ENTRYID_MIN);
-	keep_up_to(pipeline, stream, SS_ENTRYID_MIN, 0);
-	end_change(pump);
 	MemoryContextSwitchTo(saved);
+	MemoryContextDelete(work);
+	if (!done)
+		return false;
 	stream->high = SS_ENTRYID_MIN;
 	stream->start = SS_ENTRYID_MIN;
 	stream->delivered = SS_ENTRYID_MIN;

@@ -42,13 +42,14 @@ extern void ss_verify_trace(SsPump *pump, const SsStream *stream, const SsStream
 
 /*
  * Cut the ledger as the trace says, with a WARNING, and make dead letters of
- * the doubtful entries, in one transaction; sets stream->high.  False, and
- * nothing was done, if the pipeline was changed meanwhile, or (then with state and
- * reason of the stream set) if too many entries are in doubt.
+ * the doubtful entries, in one transaction that is flushed; sets stream->high.
+ * False, and nothing was done, if the pipeline was changed meanwhile or somebody
+ * else settled entries of the stream since it was looked at, or (then with state
+ * and reason of the stream set) if too many entries are in doubt.
  */
 extern bool ss_verify_cut(SsPump *pump, SsStream *stream, const SsTrace *trace);
 
-/* Forget everything that was settled of a stream: it is another one now, read from its beginning.  False if the pipeline was changed. */
+/* Forget everything that was settled of a stream: it is another one now, read from its beginning.  False as above. */
 extern bool ss_verify_forget(SsPump *pump, SsStream *stream);
 
 #endif /* SS_VERIFY_H */

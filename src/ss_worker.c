@@ -199,7 +199,7 @@ wait_for_outbox(const SsPipeline *pipeline)
 		bool held;
 
 		StartTransactionCommand();
-		held = ss_outbox_holds_up(pipeline->name);
+		held = ss_outbox_holds_up(pipeline->name, pipeline->server, pipeline->owner);
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(worker_context);
 		if (!held)
