@@ -26,6 +26,7 @@
 #ifdef STREAMSINK_TEST
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <unistd.h>
 
