@@ -123,6 +123,8 @@ sub check
 	for my $round (1 .. 5)
 	{
 		send_some('log', $redis, 200);
+		# on a busy disk Redis puts off the write
+		poll_until(sub { $redis->cli('INFO', 'persistence') =~ /aof_buffer_length:0\b/ }, 'the log to be written');
 		$redis->kill9;
 		$redis->start;
 		send_some('log', $redis, 100);
