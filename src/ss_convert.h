@@ -26,6 +26,7 @@ typedef struct SsConvert
 	MemoryContext scratch; /* emptied after each row */
 	SsDefaults	  defaults;
 	bool		  alone; /* only one entry is to be converted */
+	bool		  fresh; /* ... and has the whole of a deadline */
 
 	SsRow	  *rows;
 	int		   nrows;

@@ -382,14 +382,20 @@ convert_guarded(SsConvert *convert)
 			MemoryContextSwitchTo(old_cxt);
 			ReThrowError(error);
 		}
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			error->message = pstrdup("the entry alone took longer than a batch may take");
 		ss_error_next_try();
 
-		ss_batch_refuse(convert->batch, convert->at, stage, error);
+		/* before it, others used up the time: once more */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !convert->fresh)
+			convert->fresh = true;
+		else
+		{
+			if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+				error->message = pstrdup("the entry alone took longer than a batch may take");
+			ss_batch_refuse(convert->batch, convert->at, stage, error);
+			convert->at++;
+		}
 		convert->column = NULL;
 		convert->in_payload = false;
-		convert->at++;
 		MemoryContextReset(convert->scratch);
 		MemoryContextSwitchTo(old_cxt);
 	}

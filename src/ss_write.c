@@ -133,9 +133,10 @@ try_piece(Isolation *isolation, int first, int count, int *failed_row)
 static void
 write_isolated(Isolation *isolation, int first, int count)
 {
-	int end = first + count;
-	int size = count; /* of the next try */
-	int suspect = -1; /* a row that a try failed at: those before it, then it alone */
+	int	 end = first + count;
+	int	 size = count;	/* of the next try */
+	int	 suspect = -1;	/* a row that a try failed at: those before it, then it alone */
+	bool fresh = false; /* the next try has the whole of a deadline */
 
 	while (first < end)
 	{
@@ -143,6 +144,7 @@ write_isolated(Isolation *isolation, int first, int count)
 		int		   failed_row;
 		ErrorData *error;
 		SsDecision decision;
+		bool	   late;
 
 		if (suspect >= first)
 			n = Min(n, Max(1, suspect - first));
@@ -151,6 +153,7 @@ write_isolated(Isolation *isolation, int first, int count)
 		{
 			first += n;
 			size = size > count / 2 ? count : size * 2;
+			fresh = false;
 			continue;
 		}
 
@@ -160,9 +163,12 @@ write_isolated(Isolation *isolation, int first, int count)
 			decision = SS_ERROR_HALVE;
 		if (decision != SS_ERROR_REFUSE && decision != SS_ERROR_HALVE)
 			ReThrowError(error);
+		late = error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 		ss_error_next_try();
 
-		if (n == 1)
+		if (n == 1 && late && !fresh)
+			; /* others used up the time: once more */
+		else if (n == 1)
 			refuse_row(isolation, first++, error);
 		else if (failed_row >= 0 && decision == SS_ERROR_REFUSE) /* time and memory end at any row */
 		{
@@ -171,6 +177,7 @@ write_isolated(Isolation *isolation, int first, int count)
 		}
 		else
 			size = n / 2;
+		fresh = late;
 	}
 }
 

@@ -155,6 +155,31 @@ produce($redis, 'slow', map { [ n => $_, code => $_ == 5 ? 'slow' : 'good' ] } 1
 wait_settled($node, 'slow');
 is(letters('slow'), '5|write|57014', 'writing: an entry that alone takes longer than a batch may is a dead letter');
 is(sql('SELECT count(*), count(DISTINCT n) FROM slow'), '19|19', '... and its neighbours arrive once');
+
+# The time that others used up, in the same try or before it, is not the entry's.
+set_config('streamsink.batch_timeout', '2s');
+sql(q{CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+		IF NEW.code = 'late' THEN PERFORM pg_sleep(1.3); END IF;
+		IF NEW.code = 'bad' THEN RAISE EXCEPTION 'bad'; END IF;
+		RETURN NEW;
+	END$$;
+	SELECT streamsink.discard_dead_letters('slow'); TRUNCATE slow});
+wait_settled($node, 'slow');
+$redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 'slow', '*', @$_) } [ n => 1, code => 'late' ], [ n => 2, code => 'bad' ]), resp('EXEC'));
+wait_settled($node, 'slow');
+is(letters('slow'), '2|write|P0001', 'writing: the deadline strikes at an entry that is not at fault');
+is(sql('SELECT string_agg(n::text, $$ $$) FROM slow'), '1', '... which is tried once more, and arrives');
+if (($node->psql('postgres', 'SHOW streamsink.fault'))[0] == 0)
+{
+	sql(q{CREATE OR REPLACE FUNCTION check_code(code text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM pg_sleep(1.3); RETURN true; END$$;
+		SELECT streamsink.discard_dead_letters('typed'); TRUNCATE typed});
+	set_config('streamsink.fault', 'before-write:sleep1300-once');
+	produce($redis, 'typed', [ n => 1, code => 'late' ]);
+	wait_settled($node, 'typed');
+	is(letters('typed'), '', 'decoding: the deadline strikes at an entry that is not at fault');
+	is(sql('SELECT count(*) FROM typed'), 1, '... which is tried once more, and arrives');
+	set_config('streamsink.fault', '');
+}
 set_config('streamsink.batch_timeout', '5min');
 
 # ---------------------------------------------------------------------------
