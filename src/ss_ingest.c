@@ -52,7 +52,8 @@ find_ends(SsPump *pump)
 	if (pump->run->tmpl->single)
 	{
 		ss_shmem_session_slot(pump->run->pipeline->id);
-		(void) ss_takeover_step(pump);
+		while (ss_takeover_step(pump) && pump->batch->nentries < pump->run->pipeline->batch_size)
+			CHECK_FOR_INTERRUPTS();
 	}
 
 	for (int i = 0; i < pump->nstreams; i++)

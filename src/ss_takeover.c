@@ -19,7 +19,10 @@
 #include "ss_fault.h"
 #include "ss_pump.h"
 
-#define CLAIM_IDS 1000
+#define CLAIM_IDS	 1000
+#define PAGES_A_STEP 50
+
+#define REPLY_LIMIT ((Size) 64 * 1024 * 1024)
 
 /* The share a consumer name of ours belongs to, or -1. */
 static int
@@ -37,32 +40,42 @@ consumer_share(const SsPipeline *pipeline, const char *name)
 	return (int) share;
 }
 
-/* False if nothing is left, true if the batch is full. */
+/* False if nothing is left, true if the batch is full or enough was claimed for one step. */
 static bool
-claim_all(SsPump *pump, SsStream *stream, const char *consumer, SsArena *arena)
+claim_all(SsPump *pump, SsStream *stream, const char *consumer, int *pages)
 {
 	const SsPipeline *pipeline = pump->run->pipeline;
 	SsEntryId		  after = SS_ENTRYID_MIN;
+	MemoryContext	  scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink takeover page", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext	  saved = MemoryContextSwitchTo(scratch);
+	bool			  more = true;
 
-	while (pump->batch->nentries < pipeline->batch_size)
+	while (more && pump->batch->nentries < pipeline->batch_size && (*pages)-- > 0)
 	{
 		SsPendingEntry *pending;
 		SsEntryId	   *ids;
+		SsArena			arena;
 		int				n;
 
+		ss_arena_init(&arena, scratch, REPLY_LIMIT);
 		ss_stream_append_pending(pump->redis, stream, pipeline->consumer_group, 0, after, true, SS_ENTRYID_MAX, CLAIM_IDS, consumer);
-		n = ss_stream_parse_pending(ss_redis_receive(pump->redis, arena, 0, PG_WAIT_EXTENSION), &pending);
-		if (n == 0)
-			return false;
-		ids = palloc_array(SsEntryId, n);
-		for (int i = 0; i < n; i++)
-			ids[i] = pending[i].id;
-		SS_FAULT("before-claim");
-		(void) ss_claim_ids(pump, stream, ids, n, 0, consumer);
-		SS_FAULT("after-claim");
-		after = ids[n - 1];
+		n = ss_stream_parse_pending(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION), &pending);
+		more = n > 0;
+		if (more)
+		{
+			ids = palloc_array(SsEntryId, n);
+			for (int i = 0; i < n; i++)
+				ids[i] = pending[i].id;
+			SS_FAULT("before-claim");
+			(void) ss_claim_ids(pump, stream, ids, n, 0, consumer);
+			SS_FAULT("after-claim");
+			after = ids[n - 1];
+		}
+		MemoryContextReset(scratch);
 	}
-	return true;
+	MemoryContextSwitchTo(saved);
+	MemoryContextDelete(scratch);
+	return more;
 }
 
 bool
@@ -71,17 +84,19 @@ ss_takeover_step(SsPump *pump)
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "streamsink takeover", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(scratch);
 	bool		  more = false;
-	SsArena		  arena;
+	int			  pages = PAGES_A_STEP;
 
-	ss_arena_init(&arena, scratch, 64 * 1024 * 1024);
 	for (int i = 0; i < pump->nstreams; i++)
 	{
 		SsStream	   *stream = pump->streams[i];
 		SsConsumerInfo *consumers;
+		SsArena			arena;
 		int				n;
 
 		if (!stream->prepared)
 			continue;
+		MemoryContextReset(scratch);
+		ss_arena_init(&arena, scratch, REPLY_LIMIT);
 		ss_stream_append_consumers(pump->redis, stream, pump->run->pipeline->consumer_group);
 		n = ss_stream_parse_consumers(ss_redis_receive(pump->redis, &arena, 0, PG_WAIT_EXTENSION), &consumers);
 		for (int j = 0; j < n; j++)
@@ -94,7 +109,7 @@ ss_takeover_step(SsPump *pump)
 			ereport(LOG,
 					(errmsg("pipeline \"%s\" takes over " INT64_FORMAT " pending entries of stream \"%s\" from worker %d, which does not run",
 							pump->run->pipeline->name, consumers[j].pending, stream->name, share)));
-			if (claim_all(pump, stream, consumers[j].name, &arena))
+			if (claim_all(pump, stream, consumers[j].name, &pages))
 				more = true;
 			(void) ss_shmem_hold_share(-1);
 		}
