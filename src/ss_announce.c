@@ -18,6 +18,7 @@
 #include "commands/async.h"
 #include "common/base64.h"
 #include "fmgr.h"
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/datetime.h"
@@ -29,6 +30,7 @@
 #include "ss_guc.h"
 #include "ss_json.h"
 #include "ss_outbox.h"
+#include "ss_reply.h"
 
 /* An entry above this is not copied; each field counts for some bytes more than it has. */
 #define MAX_COPY_BYTES	  (1024 * 1024)
@@ -42,6 +44,50 @@
 
 /* A notification is left out when the server's queue is as full as this: a commit must not fail for it. */
 #define MAX_QUEUE_USAGE 0.9
+
+/* ---- text ---- */
+
+/*
+ * Text of the server in an encoding.  Nothing is raised, or it would never be
+ * stored: text that is not valid, or cannot be converted, has its bytes escaped.
+ * SQL_ASCII says nothing about an encoding; it may well be this one.
+ */
+static const char *
+encode_text(const char *text, int encoding)
+{
+	int len = strlen(text);
+	int server = GetDatabaseEncoding();
+
+	if (server == encoding || server == PG_SQL_ASCII)
+	{
+		if (pg_verify_mbstr(encoding, text, len, true))
+			return text;
+	}
+	else
+	{
+		Oid	  proc = FindDefaultConversionProc(server, encoding);
+		int	  size = len * MAX_CONVERSION_GROWTH + 1;
+		char *result = palloc0(size);
+
+		if (OidIsValid(proc) &&
+			pg_do_encoding_conversion_buf(proc, server, encoding, (unsigned char *) unconstify(char *, text), len,
+										  (unsigned char *) result, size, true) == len)
+			return result;
+	}
+	return ss_reply_printable(text, len, (size_t) len * 4 + 3);
+}
+
+/* Where it is clipped, characters stay whole. */
+static const char *
+clip_text(const char *text, int max)
+{
+	int len = strlen(text);
+	int encoding = GetDatabaseEncoding();
+
+	if (len <= max)
+		return text;
+	return pnstrdup(text, pg_encoding_mbcliplen(encoding == PG_SQL_ASCII ? PG_UTF8 : encoding, text, len, max));
+}
 
 /* ---- what was refused ---- */
 
@@ -149,21 +195,15 @@ static void
 add_text_field(Arguments *args, const char *name, const char *value)
 {
 	if (value != NULL)
-		add_field(args, name, pg_server_to_any(value, strlen(value), PG_UTF8));
+		add_field(args, name, encode_text(value, PG_UTF8));
 }
 
 /* The same, cut as in the table. */
 static void
 add_message_field(Arguments *args, const char *name, const char *value)
 {
-	int len;
-
-	if (value == NULL)
-		return;
-	len = strlen(value);
-	if (len > MAX_MESSAGE_BYTES)
-		value = pnstrdup(value, pg_mbcliplen(value, len, MAX_MESSAGE_BYTES));
-	add_text_field(args, name, value);
+	if (value != NULL)
+		add_text_field(args, name, clip_text(value, MAX_MESSAGE_BYTES));
 }
 
 /* In UTC, whatever the session's settings are. */
@@ -233,10 +273,13 @@ ss_announce_copy(const SsPipeline *pipeline, int64 id, const SsEntry *entry,
 
 /* ---- notifications ---- */
 
-static char *
-clip(const char *text)
+/* Valid for whoever listens, too: his session would raise an error. */
+static const char *
+clip_notice(const char *text)
 {
-	return text == NULL ? NULL : pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_NOTICE_BYTES));
+	int encoding = GetDatabaseEncoding();
+
+	return text == NULL ? NULL : encode_text(clip_text(text, MAX_NOTICE_BYTES), encoding == PG_SQL_ASCII ? PG_UTF8 : encoding);
 }
 
 static void
@@ -247,9 +290,9 @@ notify(const SsPipeline *pipeline, const SsBatch *batch, const char *reason, int
 			{"pipeline", pipeline->name},
 			{"reason", reason},
 			{"count", psprintf("%lld", (long long) count), true},
-			{"stream", clip(batch->entries[refusal->entry].stream->name)},
+			{"stream", clip_notice(batch->entries[refusal->entry].stream->name)},
 			{"sqlstate", pstrdup(unpack_sql_state(refusal->error->sqlerrcode))},
-			{"error", clip(refusal->error->message)},
+			{"error", clip_notice(refusal->error->message)},
 	};
 
 	if (DatumGetFloat8(OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE)) > MAX_QUEUE_USAGE)

@@ -126,6 +126,21 @@ ok($node->poll_query_until('latin', 'SELECT dead_letter_stream_length = 2 FROM s
 is(latin('SELECT count(*) FROM streamsink.streams'), 1, 'and the stream not read');
 latin(qq{SELECT streamsink.drop_pipeline('$cafe')});
 
+# one that says nothing about its encoding: what is no UTF-8, in the message or where it is clipped, is escaped
+$node->safe_psql('postgres', q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
+$node->safe_psql('ascii', 'CREATE EXTENSION streamsink');
+create_server($node, $redis, 'iot', 'ascii');
+$node->safe_psql('ascii', q{CREATE TABLE t (v int); SELECT streamsink.create_pipeline('ascii', server => 'iot', stream => 'ascii', target => 't', dead_letter_stream => 'ascii:dead')});
+produce($redis, 'ascii', [ v => "\xff\xfe" ], [ v => 'x' . "\xc3\xa4" x 5000 ], [ v => 1 ]);
+my $told = $node->safe_psql('ascii', "SET client_encoding = 'UTF8'; LISTEN streamsink_dead_letters; SELECT streamsink.start('ascii');
+	SELECT streamsink.wait_for('ascii', '$PostgreSQL::Test::Utils::timeout_default s'); SELECT 1");
+poll_until(sub { $redis->cli('XLEN', 'ascii:dead') == 2 }, 'copies out of a SQL_ASCII database');
+my $invalid = 'invalid input syntax for type integer: "';
+is_deeply([ map { $_->{error} } copies('ascii:dead') ], [ "$invalid\\xff\\xfe\"", "${invalid}x" . "\xe4" x 4075 ], 'its messages are text, clipped between characters');
+like($told, qr/"error":"invalid input syntax for type integer: \\"\\\\xff\\\\xfe\\""/, '... in a notification, too');
+is($node->safe_psql('ascii', 'SELECT count(*) FROM t'), 1, 'the good one is written');
+$node->safe_psql('ascii', q{SELECT streamsink.drop_pipeline('ascii')});
+
 # ---- Redis is away ----
 
 sql(q{SELECT streamsink.create_pipeline('away', server => 'iot', stream => 'away', target => 't', dead_letter_stream => 'away:dead')});
