@@ -19,8 +19,12 @@
  *	  start.  So neither a worker that was terminated, failed or was stopped counts, nor
  *	  a server that was shut down in order.  What Redis counts never does.
  *
- *	  Entries that are tried alone take turns, over all pipelines of the server
- *	  (a session lock), or the neighbour of the one at fault would be counted too.
+ *	  While an entry is tried alone no other recovery batch of the server is at
+ *	  work, of whatever pipeline (a session lock, which batches share), or what crashes
+ *	  there would be blamed on it.
+ *
+ *	  What is noted is flushed, but does not wait for standbys: as long as that takes
+ *	  nothing is being tried.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -34,6 +38,7 @@
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -77,9 +82,9 @@ struct SsAttempts
 };
 
 /* What this process tries, to be undone after an error. */
-static bool marked = false;
-static Note mark;
-static bool locked = false;
+static bool		marked = false;
+static Note		mark;
+static LOCKMODE locked = NoLock;
 
 /* ---- the table ---- */
 
@@ -202,6 +207,15 @@ ss_attempt_delete_all(int32 pipeline_id)
 	delete_notes(pipeline_id, NULL);
 }
 
+/* Begin a transaction about notes: its commit is flushed here, and waits for nobody else. */
+static void
+begin_transaction(void)
+{
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	ForceSyncCommit();
+}
+
 /* ---- after a start ---- */
 
 /* Has crash recovery run since?  It resets what the server counts; who resets the archiver's statistics by hand looks alike. */
@@ -284,7 +298,7 @@ ss_attempt_load(const SsPipeline *pipeline, int share, MemoryContext cxt)
 
 	attempts->pipeline = pipeline;
 	attempts->share = share;
-	StartTransactionCommand();
+	begin_transaction();
 	if (ss_catalog_is_current(pipeline))
 	{
 		if (count_crashes(pipeline->id, share, false))
@@ -293,7 +307,6 @@ ss_attempt_load(const SsPipeline *pipeline, int share, MemoryContext cxt)
 			ss_catalog_lock(pipeline->id, AccessShareLock);
 			LockDatabaseObject(ss_catalog_relation("attempt", false), (Oid) pipeline->id, 0, ExclusiveLock);
 			(void) count_crashes(pipeline->id, share, true);
-			ForceSyncCommit();
 		}
 		read_counted(attempts, cxt);
 	}
@@ -324,15 +337,33 @@ is_recovery(const SsBatch *batch)
 	return false;
 }
 
+/* The only entry with a body, or -1: those that vanished crash nothing. */
+static int
+find_single(const SsBatch *batch)
+{
+	int single = -1;
+
+	for (int i = 0; i < batch->nentries; i++)
+	{
+		if (batch->entries[i].fields == NULL)
+			continue;
+		if (single >= 0)
+			return -1;
+		single = i;
+	}
+	return single;
+}
+
 static Note
 describe_batch(const SsAttempts *attempts, const SsBatch *batch)
 {
 	Note note = {.pipeline = attempts->pipeline->id, .share = attempts->share};
+	int	 single = attempts->alone ? find_single(batch) : -1;
 
-	if (attempts->alone && batch->nentries == 1)
+	if (single >= 0)
 	{
-		note.stream = batch->entries[0].stream->id;
-		note.id = batch->entries[0].id;
+		note.stream = batch->entries[single].stream->id;
+		note.id = batch->entries[single].id;
 		for (int i = 0; i < attempts->ncounted; i++)
 			if (is_about_same(&attempts->counted[i], &note))
 				note.crashes = attempts->counted[i].crashes;
@@ -340,6 +371,13 @@ describe_batch(const SsAttempts *attempts, const SsBatch *batch)
 	else if (attempts->alone)
 		note.crashes = 1;
 	return note;
+}
+
+static void
+lock_turn(LOCKMODE mode)
+{
+	LockSharedObjectForSession(ExtensionRelationId, InvalidOid, 0, mode);
+	locked = mode;
 }
 
 void
@@ -361,17 +399,12 @@ ss_attempt_begin(SsAttempts *attempts, SsBatch *batch)
 			return;
 	}
 
-	StartTransactionCommand();
-	if (mark.stream != 0)
-	{
-		LockSharedObjectForSession(ExtensionRelationId, InvalidOid, 0, ExclusiveLock);
-		locked = true;
-	}
+	begin_transaction();
+	lock_turn(mark.stream != 0 ? ExclusiveLock : ShareLock);
 	ss_catalog_lock(attempts->pipeline->id, AccessShareLock);
 	if (ss_catalog_is_current(attempts->pipeline))
 	{
 		put_note(&mark, true);
-		ForceSyncCommit();
 		marked = true;
 	}
 	CommitTransactionCommand();
@@ -403,9 +436,9 @@ ss_attempt_settled(SsAttempts *attempts)
 void
 ss_attempt_reset(void)
 {
-	if (locked)
-		UnlockSharedObjectForSession(ExtensionRelationId, InvalidOid, 0, ExclusiveLock);
-	locked = false;
+	if (locked != NoLock)
+		UnlockSharedObjectForSession(ExtensionRelationId, InvalidOid, 0, locked);
+	locked = NoLock;
 }
 
 void
@@ -416,7 +449,7 @@ ss_attempt_withdraw(void)
 	if (!marked)
 		return;
 	marked = false;
-	StartTransactionCommand();
+	begin_transaction();
 	if (ss_catalog_generation(mark.pipeline, NULL) >= 0)
 	{
 		ss_catalog_lock(mark.pipeline, AccessShareLock);
@@ -430,8 +463,9 @@ void
 ss_attempt_refuse(SsBatch *batch)
 {
 	ErrorData *error = MemoryContextAllocZero(batch->cxt, sizeof(ErrorData));
+	int		   single = find_single(batch);
 
-	if (batch->entries[0].outcome != SS_OUTCOME_NEW)
+	if (single < 0 || batch->entries[single].outcome != SS_OUTCOME_NEW)
 		return;
 	error->elevel = ERROR;
 	error->sqlerrcode = ERRCODE_SYSTEM_ERROR;
@@ -440,5 +474,5 @@ ss_attempt_refuse(SsBatch *batch)
 												  batch->crashes));
 	error->detail = "It was not tried again.";
 	error->hint = "Look into the server log for what crashed: a function, type or trigger of the target. Retrying the entry may crash the server again.";
-	ss_batch_refuse(batch, 0, "crash", error);
+	ss_batch_refuse(batch, single, "crash", error);
 }

@@ -36,11 +36,13 @@ extern void ss_attempt_settle(SsAttempts *attempts, const SsBatch *batch);
 /* After that commit. */
 extern void ss_attempt_settled(SsAttempts *attempts);
 
-/* After an error, outside a transaction: gives up the lock; then, in one of its own, notes that nothing is being tried. */
+/* After an error, before the transaction is aborted, which would take the session's lock by itself: gives it up. */
 extern void ss_attempt_reset(void);
+
+/* After that, outside a transaction: notes, in one of its own, that nothing is being tried. */
 extern void ss_attempt_withdraw(void);
 
-/* Refuse the only entry of a batch for its crashes. */
+/* Refuse the only entry of a batch, beside those that vanished, for its crashes. */
 extern void ss_attempt_refuse(SsBatch *batch);
 
 /* Delete the notes of a pipeline. */

@@ -118,7 +118,7 @@ typedef struct SsBatch
 	int			  refusals_capacity;
 	uint64		  rows;	   /* rows the statements reported */
 	bool		  final;   /* it was tried often enough: machine errors isolate like data */
-	int			  crashes; /* of the server, while its only entry was tried */
+	int			  crashes; /* of the server, while its only entry with a body was tried */
 
 	/* called now and then while the batch is worked on, or NULL; stays over resets */
 	void (*interlude)(void *arg);

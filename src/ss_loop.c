@@ -108,7 +108,6 @@ ss_loop_reset(void)
 {
 	disarm_deadline();
 	QueryCancelPending = false;
-	ss_attempt_reset();
 	ss_shmem_end_batch();
 	(void) ss_shmem_hold_share(-1);
 	checked_at = 0;
@@ -187,10 +186,10 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	disarm_deadline();
 	if (result != SS_SETTLE_DONE)
 	{
+		ss_attempt_reset();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(turn);
 		ss_shmem_end_batch();
-		ss_attempt_reset();
 		ss_attempt_withdraw();
 		*end = SS_LOOP_CHANGED;
 		if (result == SS_SETTLE_STOP || result == SS_SETTLE_TRIPPED)

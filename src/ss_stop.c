@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
+#include "ss_attempt.h"
 #include "ss_breaker.h"
 #include "ss_shmem.h"
 #include "ss_stop.h"
@@ -45,7 +46,12 @@ ss_stop_pipeline(const SsPipeline *pipeline, const SsBatch *batch, SsSettleResul
 	StartTransactionCommand();
 	ss_catalog_lock(pipeline->id, AccessExclusiveLock);
 	if (ss_catalog_is_current(pipeline))
+	{
+		/* who starts it again has mended what crashed: the entry is tried then, not refused unseen for ever */
+		if (batch->crashes >= SS_ATTEMPT_CRASHES)
+			ss_attempt_delete_all(pipeline->id);
 		ss_catalog_set_enabled(pipeline->id, false, reason);
+	}
 	CommitTransactionCommand();
 	ereport(LOG,
 			(errmsg("pipeline \"%s\" was stopped by its %s setting", pipeline->name,

@@ -65,6 +65,7 @@ clean_up_after_error(SsPump **pump)
 	pgstat_report_wait_end();
 	LWLockReleaseAll();
 	ConditionVariableCancelSleep();
+	ss_attempt_reset();
 	AbortOutOfAnyTransaction();
 	ss_loop_reset();
 	if (*pump)
