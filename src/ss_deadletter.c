@@ -32,9 +32,6 @@
 #include "ss_guc.h"
 #include "ss_rawfields.h"
 
-/* The dead letters of a pipeline that has many are counted again after this time. */
-#define RECOUNT_MS 2000
-
 /* Bytes kept of a message. */
 #define MAX_MESSAGE_BYTES 8192
 
@@ -132,26 +129,6 @@ form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntr
 	return heap_form_tuple(RelationGetDescr(letters), values, nulls);
 }
 
-/*
- * How many there are, up to the threshold of notifications.  Those of a pipeline
- * that is above it are not counted with every batch: a thousand rows each time.
- */
-static int64
-count_before(int32 pipeline_id, TimestampTz now)
-{
-	static int32	   above = 0; /* a pipeline, until then */
-	static TimestampTz until = 0;
-	static int64	   counted = 0;
-	int64			   most = Max(ss_guc_dead_letter_threshold, 1);
-
-	if (above == pipeline_id && now < until && counted >= most)
-		return counted;
-	counted = ss_deadletter_count(pipeline_id, most);
-	above = pipeline_id;
-	until = counted >= most ? TimestampTzPlusMilliseconds(now, RECOUNT_MS) : 0;
-	return counted;
-}
-
 void
 ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 {
@@ -167,7 +144,7 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 
 	if (batch->nrefusals == 0)
 		return;
-	before = count_before(pipeline->id, now);
+	before = ss_deadletter_count(pipeline->id, Max(ss_guc_dead_letter_threshold, 1));
 
 	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
 	attempts = ss_catalog_open("dead_letter_attempt", RowExclusiveLock, false);
