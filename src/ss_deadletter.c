@@ -17,6 +17,7 @@
 #include "catalog/indexing.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -31,6 +32,9 @@
 #include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_rawfields.h"
+
+/* However long nobody removes one, a pipeline's dead letters are counted again after this time. */
+#define RECOUNT_MS 60000
 
 /* Bytes kept of a message. */
 #define MAX_MESSAGE_BYTES 8192
@@ -129,6 +133,51 @@ form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntr
 	return heap_form_tuple(RelationGetDescr(letters), values, nulls);
 }
 
+/* A pipeline that has count dead letters or more, of relation letters, as long as nobody removes one. */
+static struct
+{
+	int32		pipeline;
+	Oid			letters;
+	int64		count;
+	TimestampTz until;
+} known = {0};
+
+static void
+forget_count(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == known.letters)
+		known.until = 0;
+}
+
+/*
+ * How many dead letters a pipeline has, up to the threshold of notifications.
+ * A worker does not count those of a pipeline above it with every batch: that
+ * would be a thousand rows each time.
+ */
+static int64
+count_before(Relation letters, int32 pipeline_id, TimestampTz now)
+{
+	static bool registered = false;
+	int64		most = Max(ss_guc_dead_letter_threshold, 1);
+	int64		count;
+
+	if (known.pipeline == pipeline_id && known.count >= most && now < known.until)
+		return known.count;
+	count = ss_deadletter_count(pipeline_id, most);
+
+	/* a session may have added some itself, and roll back */
+	if (count < most || MyBgworkerEntry == NULL)
+		return count;
+	if (!registered)
+		CacheRegisterRelcacheCallback(forget_count, (Datum) 0);
+	registered = true;
+	known.pipeline = pipeline_id;
+	known.letters = RelationGetRelid(letters);
+	known.count = count;
+	known.until = TimestampTzPlusMilliseconds(now, RECOUNT_MS);
+	return count;
+}
+
 void
 ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 {
@@ -144,7 +193,6 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 
 	if (batch->nrefusals == 0)
 		return;
-	before = ss_deadletter_count(pipeline->id, Max(ss_guc_dead_letter_threshold, 1));
 
 	letters = ss_catalog_open("dead_letter", RowExclusiveLock, false);
 	attempts = ss_catalog_open("dead_letter_attempt", RowExclusiveLock, false);
@@ -152,6 +200,7 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 	attempt_indexes = CatalogOpenIndexes(attempts);
 	work = AllocSetContextCreate(CurrentMemoryContext, "streamsink dead letters", ALLOCSET_DEFAULT_SIZES);
 	oldcontext = MemoryContextSwitchTo(work);
+	before = count_before(letters, pipeline->id, now);
 
 	for (i = 0; i < batch->nrefusals; i++)
 	{
@@ -300,6 +349,7 @@ ss_deadletter_delete(int64 id)
 	{
 		CatalogTupleDelete(letters, &tuple->t_self);
 		ss_deadletter_delete_attempts(attempts, id);
+		CacheInvalidateRelcache(letters); /* for those who know how many there are */
 	}
 	systable_endscan(scan);
 	table_close(attempts, RowExclusiveLock);

@@ -17,6 +17,7 @@
 #include "catalog/indexing.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -155,6 +156,8 @@ remove_found(Walk *walk, const char *index, const SsDeadLetterStep *step, int co
 		ss_deadletter_delete_attempts(attempts, id);
 		n++;
 	}
+	if (n > 0)
+		CacheInvalidateRelcache(walk->letters); /* for those who know how many there are */
 	end_walk(walk);
 	table_close(attempts, NoLock);
 	CommandCounterIncrement();
