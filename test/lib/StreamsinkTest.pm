@@ -22,7 +22,7 @@ use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(new_node new_redis new_proxy create_server server_options produce resp
-  poll_until wait_for_state wait_settled status_of);
+  poll_until wait_for_state wait_settled wait_workers stop_workers status_of);
 
 # A started node with the extension in database postgres.  Settings by name;
 # _init => [...] goes to init, _start => 0 leaves it stopped, _extension => 0
@@ -126,7 +126,7 @@ sub poll_until
 		last if time > $end;
 		usleep(50_000);
 	}
-	croak 'timed out waiting for ' . ($what // 'a condition');
+	croak 'timed out waiting for ' . (ref $what ? $what->() : $what // 'a condition');
 }
 
 # The row of the status view, for messages.
@@ -146,6 +146,26 @@ sub wait_for_state
 
 	return 1 if $node->poll_query_until($dbname // 'postgres', $query);
 	croak "pipeline \"$pipeline\" did not reach state \"$state\": " . status_of($node, $pipeline, $dbname);
+}
+
+# Wait until so many workers of a pipeline run, each with its streams prepared.
+sub wait_workers
+{
+	my ($node, $pipeline, $number) = @_;
+	my $query = "SELECT count(*) = $number FROM streamsink.workers WHERE state = 'running' AND pipeline = " . quote($pipeline);
+
+	return 1 if $node->poll_query_until('postgres', $query);
+	croak "not $number workers of pipeline \"$pipeline\" run: " . status_of($node, $pipeline);
+}
+
+# Stop a pipeline and wait until its workers are gone.
+sub stop_workers
+{
+	my ($node, $pipeline) = @_;
+
+	$node->safe_psql('postgres', 'SELECT streamsink.stop(' . quote($pipeline) . ')');
+	return 1 if $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM streamsink.workers WHERE pipeline = ' . quote($pipeline));
+	croak "the workers of pipeline \"$pipeline\" do not leave: " . status_of($node, $pipeline);
 }
 
 # Wait until everything that is in Redis now is settled and acknowledged.

@@ -17,7 +17,6 @@ create_server($node, $redis);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub logged { my ($pattern) = @_; return slurp_file($node->logfile) =~ $pattern; }
-sub stop_it { my ($name) = @_; sql("SELECT streamsink.stop('$name')"); poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = '$name'") == 0 }, 'the worker to leave'); return; }
 
 sub begin_part
 {
@@ -64,7 +63,7 @@ send_ids('reused', 1, 100);
 wait_settled($node, 'reused');
 send_ids('reused', 101, 120);
 wait_settled($node, 'reused');
-stop_it('reused');
+stop_workers($node, 'reused');
 remember('reused');
 send_ids('reused', 121, 140);
 # two batches of their own, so that the interval that is torn is known
@@ -72,7 +71,7 @@ sql("SELECT streamsink.start('reused')");
 wait_settled($node, 'reused');
 send_ids('reused', 141, 150);
 wait_settled($node, 'reused');
-stop_it('reused');
+stop_workers($node, 'reused');
 is(rows('reused'), '150|150|150', 'all there');
 go_back('reused');
 # Redis knows up to 120; the torn interval is the one of 121 to 140
@@ -90,14 +89,14 @@ is(rows('reused'), '176|176|2146', 'every entry once');
 begin_part('same');
 send_ids('same', 1, 20);
 wait_settled($node, 'same');
-stop_it('same');
+stop_workers($node, 'same');
 remember('same');
 send_ids('same', 21, 40);
 sql("SELECT streamsink.start('same')");
 wait_settled($node, 'same');
 send_ids('same', 41, 50);
 wait_settled($node, 'same');
-stop_it('same');
+stop_workers($node, 'same');
 go_back('same');
 send_ids('same', 21, 50, 3000);
 sql("SELECT streamsink.start('same')");
@@ -109,14 +108,14 @@ is(sql("SELECT count(*) FROM streamsink.dead_letters WHERE pipeline = 'same' AND
 begin_part('torn');
 produce($redis, 'torn', map { [ n => $_ ] } 1 .. 50);
 wait_settled($node, 'torn');
-stop_it('torn');
+stop_workers($node, 'torn');
 produce($redis, 'torn', map { [ n => $_ ] } 51 .. 70);
 remember('torn');
 produce($redis, 'torn', map { [ n => $_ ] } 71 .. 90);
 sql("SELECT streamsink.start('torn')");
 wait_settled($node, 'torn');
 is(rows('torn'), '90|90|90', 'all there');
-stop_it('torn');
+stop_workers($node, 'torn');
 go_back('torn');
 produce($redis, 'torn', map { [ n => $_ ] } 91 .. 100);
 sql("SELECT streamsink.start('torn')");

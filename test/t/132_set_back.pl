@@ -55,7 +55,7 @@ $node->stop('immediate');
 $standby->promote;
 poll_until(sub { sql('SELECT pg_is_in_recovery()', $standby) eq 'f' }, 'the promotion');
 send_more(50);
-poll_until(sub { rows($standby) eq "$sent|$sent" }, 'the promoted standby to have everything, it has ' . rows($standby));
+poll_until(sub { rows($standby) eq "$sent|$sent" }, sub { 'the promoted standby to have everything, it has ' . rows($standby) });
 wait_settled($standby, 'events');
 is(rows($standby), "$sent|$sent", 'promoted: what the standby lacked was read again, every entry once');
 ok(logged($standby, qr/entries of stream "events" are read again/), 'and said so');
@@ -72,7 +72,7 @@ is(rows($node), '500|500', 'the old one nothing');
 
 # ---- the new one stops: the old one may go on, and repairs itself ----
 $standby->stop;
-poll_until(sub { rows($node) eq "$sent|$sent" }, 'the old primary to take over and to read what it lacks, it has ' . rows($node));
+poll_until(sub { rows($node) eq "$sent|$sent" }, sub { 'the old primary to take over and to read what it lacks, it has ' . rows($node) });
 wait_settled($node, 'events');
 is(rows($node), "$sent|$sent", 'when the other one is silent, it takes over: every entry once');
 
@@ -95,7 +95,7 @@ $node->append_conf('postgresql.conf', "recovery_target_name = 'then'\nrecovery_t
 my $restored = $node;
 $restored->start;
 poll_until(sub { sql('SELECT pg_is_in_recovery()', $restored) eq 'f' }, 'the recovery to end');
-poll_until(sub { rows($restored) eq "$sent|$sent" }, 'the restored server to have everything, it has ' . rows($restored));
+poll_until(sub { rows($restored) eq "$sent|$sent" }, sub { 'the restored server to have everything, it has ' . rows($restored) });
 wait_settled($restored, 'events');
 is(rows($restored), "$sent|$sent", 'point-in-time recovery: what came after it was read again, every entry once');
 
@@ -113,7 +113,7 @@ foreach my $control (0, 1)
 	rename "$data.snapshot$control", $data or die "rename: $!";
 	chmod 0700, $data;
 	$restored->start;
-	poll_until(sub { rows($restored) eq "$sent|$sent" }, 'the snapshot to have everything, it has ' . rows($restored));
+	poll_until(sub { rows($restored) eq "$sent|$sent" }, sub { 'the snapshot to have everything, it has ' . rows($restored) });
 	wait_settled($restored, 'events');
 	is(rows($restored), "$sent|$sent", 'a snapshot put back' . ($control ? ' from before a control call' : '') . ': what came after it was read again, every entry once');
 }

@@ -44,12 +44,12 @@ foreach my $n (1 .. 9)
 	push @theirs, @got unless $n % 2;
 }
 sql("SELECT streamsink.start('straddle')");
-poll_until(sub { rows('straddle') eq '5|5' }, 'our pending entries, there are ' . rows('straddle'));
+poll_until(sub { rows('straddle') eq '5|5' }, sub { 'our pending entries, there are ' . rows('straddle') });
 is(sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM straddle"), '1,3,5,7,9', 'our pending entries arrive, theirs stay theirs');
 # now the other one is gone, and an operator gives us what it had
 $redis->cli('XCLAIM', 'straddle', 'straddle', $ours, 0, @theirs);
 sql("SELECT streamsink.restart('straddle')");
-poll_until(sub { rows('straddle') eq '9|9' }, 'what lay between, there are ' . rows('straddle'));
+poll_until(sub { rows('straddle') eq '9|9' }, sub { 'what lay between, there are ' . rows('straddle') });
 is(rows('straddle'), '9|9', 'what lay between ours was not taken for settled');
 
 # ---- two workers get the same entries ----
@@ -78,7 +78,7 @@ foreach my $round (1 .. 5)
 	wait_settled($node, 'twice') if $round % 2;
 	$redis->cli('XGROUP', 'SETID', 'twice', 'twice', '0');
 }
-poll_until(sub { rows('twice') eq '260|260' }, 'the rest, there are ' . rows('twice'));
+poll_until(sub { rows('twice') eq '260|260' }, sub { 'the rest, there are ' . rows('twice') });
 wait_settled($node, 'twice');
 is(rows('twice'), '260|260', 'given out again and again to either: each is written once');
 
@@ -87,12 +87,11 @@ create('fewer');
 sql("SELECT streamsink.start('fewer')");
 wait_for_state($node, 'fewer', 'running');
 wait_settled($node, 'fewer');
-sql("SELECT streamsink.stop('fewer')");
-poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'fewer'") == 0 }, 'the worker to leave');
+stop_workers($node, 'fewer');
 produce($redis, 'fewer', map { [ n => $_ ] } 1 .. 20);
 $redis->cli('XREADGROUP', 'GROUP', 'fewer', consumer('fewer', 2), 'COUNT', 8, 'STREAMS', 'fewer', '>');
 sql("SELECT streamsink.start('fewer')");
-poll_until(sub { rows('fewer') eq '20|20' }, 'what a worker that is not wanted any more had pending, there are ' . rows('fewer'));
+poll_until(sub { rows('fewer') eq '20|20' }, sub { 'what a worker that is not wanted any more had pending, there are ' . rows('fewer') });
 is(rows('fewer'), '20|20', 'pending entries of a worker that is gone are taken over');
 
 # ---- the same entries twice in one batch ----
@@ -140,7 +139,7 @@ poll_until(sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }, 'the server to
 $redis->thaw;
 poll_until(sub { $redis->cli('XLEN', 'fewer') > $length }, 'the entry to be in the stream again');
 wait_for_state($node, 'fewer', 'running');
-poll_until(sub { rows('fewer') eq '21|21' }, 'and to arrive, there are ' . rows('fewer'));
+poll_until(sub { rows('fewer') eq '21|21' }, sub { 'and to arrive, there are ' . rows('fewer') });
 is(rows('fewer'), '21|21', 'a courier that is killed while it waits for Redis loses nothing');
 
 # ---- two pipelines never share a group ----

@@ -20,8 +20,7 @@ create_server($node, $dead, 'old');
 
 sub sql { my ($sql, $on) = @_; return ($on // $node)->safe_psql('postgres', $sql); }
 sub rows { my ($name, $on) = @_; return sql("SELECT count(*) || '|' || count(DISTINCT n) FROM $name", $on); }
-sub wait_rows { my ($name, $rows, $what) = @_; poll_until(sub { rows($name) eq $rows }, "$what, there are " . rows($name)); return; }
-sub leave { my ($name) = @_; sql("SELECT streamsink.stop('$name')"); poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = '$name'") == 0 }, 'the workers to leave'); return; }
+sub wait_rows { my ($name, $rows, $what) = @_; poll_until(sub { rows($name) eq $rows }, sub { "$what, there are " . rows($name) }); return; }
 sub marker { my ($name) = @_; return join ' ', sort($redis->cli('XINFO', 'CONSUMERS', $name, $name) =~ /^(streamsink:marker:\S+)$/mg); }
 sub at_once { $redis->cli_stdin(join '', resp('MULTI'), @_, resp('EXEC')); return; }
 sub set_fault { my ($fault) = @_; sql("ALTER SYSTEM SET streamsink.fault = '$fault'"); sql('SELECT pg_reload_conf()'); poll_until(sub { sql('SHOW streamsink.fault') eq $fault }, 'the setting'); return; }
@@ -33,6 +32,16 @@ sub create
 	sql("SELECT streamsink.create_pipeline('$name', server => 'iot', stream => '$name', target => '$name', retry_backoff => '50 ms'" . ($more ? ", $more" : '') . ')');
 	return;
 }
+
+# ---- for later: of two workers none can tell by where the group stands that somebody moved it ----
+create('claimed', 'workers => 2');
+sql("SELECT streamsink.start('claimed')");
+produce($redis, 'claimed', map { { _id => "1-$_", n => $_ } } 1 .. 3);
+wait_settled($node, 'claimed');
+# both have the stream now
+stop_workers($node, 'claimed');
+sql("SELECT streamsink.start('claimed')");
+wait_workers($node, 'claimed', 2);
 
 # ---- a group that stood at the end before us; the first look at it is rolled back ----
 foreach my $name ('reconciled', 'ingested')
@@ -65,7 +74,7 @@ wait_settled($node, 'anew');
 $redis->cli('COPY', 'anew', 'anew_old');
 at_once(map { resp('XADD', 'anew', "2000-$_", 'n', 10 + $_) } 1 .. 5);
 wait_settled($node, 'anew');
-leave('anew');
+stop_workers($node, 'anew');
 $redis->cli('RENAME', 'anew_old', 'anew');
 at_once(resp('XADD', 'anew', '1500-1', 'n', 21), resp('XADD', 'anew', '2000-2', 'n', 22), resp('XADD', 'anew', '2000-5', 'n', 25));
 sql("SELECT streamsink.start('anew')");
@@ -91,7 +100,7 @@ wait_settled($node, 'stale');
 $redis->cli('COPY', 'stale', 'stale_old');
 produce($redis, 'stale', map { [ n => $_ ] } 11 .. 20);
 wait_settled($node, 'stale');
-leave('stale');
+stop_workers($node, 'stale');
 $redis->cli('RENAME', 'stale_old', 'stale');
 set_fault('before-cut:wait-once');
 sql("SELECT streamsink.start('stale')");
@@ -107,42 +116,6 @@ poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = '
 is(sql("SELECT streamsink.reconcile('stale')"), 0, 'an old look cuts nothing: nothing is missing');
 wait_settled($node, 'stale');
 is(rows('stale'), '25|25', 'every row once');
-
-# ---- entries that a session claimed, and then went away ----
-create('claimed');
-sql("SELECT streamsink.start('claimed')");
-wait_for_state($node, 'claimed', 'running');
-produce($redis, 'claimed', map { { _id => "1-$_", n => $_ } } 1 .. 3);
-wait_settled($node, 'claimed');
-# hidden between what is settled
-at_once(resp('XADD', 'claimed', '1-4', 'n', 4), resp('XGROUP', 'SETID', 'claimed', 'claimed', '$'), resp('XADD', 'claimed', '1-5', 'n', 5));
-wait_rows('claimed', '4|4', 'the last one');
-($out) = sql("BEGIN; SELECT 'missing ' || streamsink.reconcile('claimed'); ROLLBACK") =~ /missing (\d+)/;
-is($out, 1, 'reconcile finds it');
-wait_rows('claimed', '5|5', 'what was claimed in a transaction that was rolled back');
-is(rows('claimed'), '5|5', 'it is read all the same');
-
-# ---- resume_after_last: what it leaves out stays out ----
-create('resumed', "on_lost_group => 'resume_after_last'");
-sql("SELECT streamsink.start('resumed')");
-wait_for_state($node, 'resumed', 'running');
-wait_settled($node, 'resumed');
-leave('resumed');
-produce($redis, 'resumed', map { [ n => $_ ] } 1 .. 10);
-$redis->cli('XREADGROUP', 'GROUP', 'resumed', 'somebody', 'COUNT', '5', 'STREAMS', 'resumed', '>');
-sql("SELECT streamsink.start('resumed')");
-wait_rows('resumed', '5|5', 'what is ours');
-$redis->cli('XGROUP', 'DESTROY', 'resumed', 'resumed');
-produce($redis, 'resumed', [ n => 11 ]);
-wait_rows('resumed', '6|6', 'what comes later');
-sql("UPDATE streamsink.stream SET foreign_consumers = false WHERE name = 'resumed'");
-sql('ALTER SYSTEM SET streamsink.ledger_join_age = 0');
-sql('SELECT pg_reload_conf()');
-sql("SELECT streamsink.restart('resumed')");
-produce($redis, 'resumed', [ n => 12 ]);
-wait_rows('resumed', '7|7', 'and later');
-is(sql("SELECT streamsink.reconcile('resumed')"), 0, 'what resume_after_last left out is not missing');
-is(rows('resumed'), '7|7', 'and not read');
 
 # ---- commands for a server that is gone hold up nobody ----
 produce($dead, "gone:$_", [ n => 1 ]) foreach 1 .. 3;
@@ -174,6 +147,39 @@ poll_until(sub { Time::HiRes::time() > $until || marker('quiet') ne $ours }, 'no
 is(marker('quiet'), $ours, 'a copy waits while the other one lives, though nothing is read');
 is(sql("SELECT state FROM streamsink.streams WHERE pipeline = 'quiet'"), 'ok', 'and the other one goes on');
 $copy->stop;
+
+# ---- entries that a session claimed, and then went away ----
+# Workers read what is pending with them once more after ten seconds anyhow: that must be over.
+poll_until(sub { sql("SELECT count(*) FROM streamsink.workers WHERE pipeline = 'claimed' AND backend_start < now() - interval '11 s'") == 2 }, 'the second look of its workers');
+# hidden between what is settled
+at_once(resp('XADD', 'claimed', '1-4', 'n', 4), resp('XGROUP', 'SETID', 'claimed', 'claimed', '$'), resp('XADD', 'claimed', '1-5', 'n', 5));
+wait_rows('claimed', '4|4', 'the last one');
+($out) = sql("BEGIN; SELECT 'missing ' || streamsink.reconcile('claimed'); ROLLBACK") =~ /missing (\d+)/;
+is($out, 1, 'reconcile finds it');
+wait_rows('claimed', '5|5', 'what was claimed in a transaction that was rolled back');
+is(rows('claimed'), '5|5', 'it is read all the same');
+
+# ---- resume_after_last: what it leaves out stays out ----
+create('resumed', "on_lost_group => 'resume_after_last'");
+sql("SELECT streamsink.start('resumed')");
+wait_for_state($node, 'resumed', 'running');
+wait_settled($node, 'resumed');
+stop_workers($node, 'resumed');
+produce($redis, 'resumed', map { [ n => $_ ] } 1 .. 10);
+$redis->cli('XREADGROUP', 'GROUP', 'resumed', 'somebody', 'COUNT', '5', 'STREAMS', 'resumed', '>');
+sql("SELECT streamsink.start('resumed')");
+wait_rows('resumed', '5|5', 'what is ours');
+$redis->cli('XGROUP', 'DESTROY', 'resumed', 'resumed');
+produce($redis, 'resumed', [ n => 11 ]);
+wait_rows('resumed', '6|6', 'what comes later');
+sql("UPDATE streamsink.stream SET foreign_consumers = false WHERE name = 'resumed'");
+sql('ALTER SYSTEM SET streamsink.ledger_join_age = 0');
+sql('SELECT pg_reload_conf()');
+sql("SELECT streamsink.restart('resumed')");
+produce($redis, 'resumed', [ n => 12 ]);
+wait_rows('resumed', '7|7', 'and later');
+is(sql("SELECT streamsink.reconcile('resumed')"), 0, 'what resume_after_last left out is not missing');
+is(rows('resumed'), '7|7', 'and not read');
 
 # ---- DROP EXTENSION while a batch writes dead letters: neither is a victim of the other ----
 set_fault('after-dead-letters:wait-once');
