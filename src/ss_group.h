@@ -1,6 +1,6 @@
 /*
  * ss_group.h
- *	  Consumer groups: made, recognised as ours, refused, repaired.
+ *	  Consumer groups: made, recognised as ours, watched.
  */
 #ifndef SS_GROUP_H
 #define SS_GROUP_H

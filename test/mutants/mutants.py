@@ -75,7 +75,7 @@ MUTANTS = [
            "133_shared.pl", "056_control_storm.pl"),
 
     # ---- groups, markers, what was set back ----
-    Mutant("lost-group-behind-the-last-settled", "ss_group.c",
+    Mutant("lost-group-behind-the-last-settled", "ss_repair.c",
            "finding->position = end_of_first_run(pump, stream);", "finding->position = stream->high;",
            "130_groups.pl"),
     Mutant("passed-entries-are-not-looked-for", "ss_reconcile.c",
@@ -121,8 +121,8 @@ MUTANTS = [
     Mutant("claims-of-others-are-not-read", "ss_group.c",
            "if (consumers[i].pending > 0 && strcmp(", "if (false && strcmp(",
            "134_decisions.pl"),
-    Mutant("what-was-left-out-is-looked-for", "ss_group.c",
-           "\t\tif (!start_at(pump, stream, stream->high))\n\t\t\treturn false;\n", "",
+    Mutant("what-was-left-out-is-looked-for", "ss_repair.c",
+           "\t\tif (!ss_repair_start_at(pump, stream, stream->high))\n\t\t\treturn false;\n", "",
            "134_decisions.pl"),
     Mutant("moved-groups-are-not-noticed", "ss_group.c",
            "ss_entryid_compare(group->last_delivered, stream->delivered) > 0)", "false)",
