@@ -11,23 +11,17 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
-#include "ss_identity.h"
+#include "ss_control.h"
 #include "ss_marker.h"
 #include "ss_outbox.h"
 #include "ss_peek.h"
-#include "ss_shmem.h"
 
 /* Streams asked about in one pipeline of commands, and bytes of one reply. */
 #define CHUNK		100
 #define REPLY_LIMIT ((Size) 64 * 1024 * 1024)
-
-/* How long running batches may go on before they are cancelled, in ms. */
-#define FENCE_TIMEOUT 2000
 
 SS_SQL_FUNCTION(streamsink_adopt);
 
@@ -92,32 +86,9 @@ streamsink_adopt(PG_FUNCTION_ARGS)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink adopt", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	SsPipeline	 *pipeline;
-	SsRun		 *run;
-	int			  adopted;
+	SsRun		 *run = ss_control_open(fcinfo, "adopt()", cxt);
+	int			  adopted = adopt_streams(run, cxt);
 
-	ss_shmem_require();
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the name of a pipeline must not be null")));
-	PreventCommandDuringRecovery("adopt()");
-	PreventCommandIfReadOnly("adopt()");
-
-	pipeline = ss_catalog_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	ss_identity_check(pipeline);
-	ss_shmem_fence(pipeline->id, FENCE_TIMEOUT);
-
-	/* what was waited for may have changed it */
-	run = ss_run_load(pipeline->id, cxt);
-	if (run == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("pipeline \"%s\" does not exist", pipeline->name),
-				 errdetail("It was dropped meanwhile.")));
-	ss_identity_check(run->pipeline);
-
-	adopted = adopt_streams(run, cxt);
 	if (adopted == 0)
 		ereport(NOTICE,
 				(errmsg("no consumer group of pipeline \"%s\" bears the marker of another one", run->pipeline->name)));

@@ -1,6 +1,7 @@
 /*
  * ss_control.c
- *	  start, stop, restart, stop_all, wait_until.
+ *	  start, stop, restart, stop_all, wait_until; and how other calls begin that
+ *	  take a pipeline for themselves.
  *
  * NOTES
  *	  Control is transactional: the catalog says what should run, the launcher
@@ -20,6 +21,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
+
+#include "ss_control.h"
 #include "ss_define.h"
 #include "ss_identity.h"
 #include "ss_shmem.h"
@@ -75,19 +78,40 @@ load_checked(const char *name)
 	return pipeline;
 }
 
-/* The same pipeline as it is behind a lock that was waited for. */
-static SsPipeline *
-reload_checked(const SsPipeline *pipeline)
+/* What was loaded again behind a lock that was waited for: it may be gone, or another's now. */
+static void
+check_reloaded(const SsPipeline *pipeline, const SsPipeline *current)
 {
-	SsPipeline *current = ss_catalog_load_by_id(pipeline->id);
-
 	if (current == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("pipeline \"%s\" does not exist", pipeline->name),
 				 errdetail("It was dropped meanwhile.")));
 	ss_identity_check(current);
+}
+
+static SsPipeline *
+reload_checked(const SsPipeline *pipeline)
+{
+	SsPipeline *current = ss_catalog_load_by_id(pipeline->id);
+
+	check_reloaded(pipeline, current);
 	return current;
+}
+
+SsRun *
+ss_control_open(FunctionCallInfo fcinfo, const char *function, MemoryContext parent)
+{
+	SsPipeline *pipeline;
+	SsRun	   *run;
+
+	ss_shmem_require();
+	check_writable(function);
+	pipeline = load_checked(get_text(fcinfo, 0, "name"));
+	ss_shmem_fence(pipeline->id, FENCE_TIMEOUT);
+	run = ss_run_load(pipeline->id, parent);
+	check_reloaded(pipeline, run ? run->pipeline : NULL);
+	return run;
 }
 
 static void

@@ -14,13 +14,12 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_control.h"
 #include "ss_fault.h"
-#include "ss_identity.h"
 #include "ss_ledger.h"
 #include "ss_reconcile.h"
 
@@ -240,9 +239,6 @@ ss_reconcile_stream(SsPump *pump, SsStream *stream, SsEntryId after, SsEntryId d
 
 SS_SQL_FUNCTION(streamsink_reconcile);
 
-/* How long running batches may go on before they are cancelled, in ms. */
-#define FENCE_TIMEOUT 2000
-
 /*
  * Entries may have been trimmed away that were given out and are not settled
  * (any more).  Nobody can tell, but the range can be told.
@@ -323,39 +319,14 @@ streamsink_reconcile(PG_FUNCTION_ARGS)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "streamsink reconcile", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved = MemoryContextSwitchTo(cxt);
-	SsRun		 *run;
-	SsPump		 *pump;
-	int32		  id;
-	int64		  claimed;
+	SsRun		 *run = ss_control_open(fcinfo, "reconcile()", cxt);
+	SsPump		 *pump = ss_pump_open(run, 0, 1, true, NULL, cxt);
+	int64		  claimed = reconcile_all(pump);
 
-	ss_shmem_require();
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the name of a pipeline must not be null")));
-	PreventCommandDuringRecovery("reconcile()");
-	PreventCommandIfReadOnly("reconcile()");
-
-	run = ss_run_load_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), cxt);
-	ss_identity_check(run->pipeline);
-	id = run->pipeline->id;
-	ss_shmem_fence(id, FENCE_TIMEOUT);
-
-	/* what was waited for may have changed it */
-	ss_run_free(run);
-	run = ss_run_load(id, cxt);
-	if (run == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the pipeline was dropped meanwhile")));
-	ss_identity_check(run->pipeline);
-
-	pump = ss_pump_open(run, 0, 1, true, NULL, cxt);
-	claimed = reconcile_all(pump);
 	ss_pump_close(pump);
 
 	/* the workers begin anew, with what is pending */
-	ss_catalog_touch(id);
+	ss_catalog_touch(run->pipeline->id);
 	ss_run_free(run);
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(cxt);
