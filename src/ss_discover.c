@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -291,6 +292,19 @@ ss_discover_step(SsPump *pump)
 	}
 	MemoryContextSwitchTo(saved);
 	MemoryContextDelete(scratch);
+}
+
+void
+ss_discover_all(SsPump *pump)
+{
+	do
+	{
+		pump->scan_due = 0;
+		ss_pump_tasks(pump);
+		CHECK_FOR_INTERRUPTS();
+	} while (pump->scan_cursor);
+	if (ss_discover_unprepared(pump, GetCurrentTimestamp()))
+		ss_pump_tasks(pump);
 }
 
 bool

@@ -20,7 +20,6 @@
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "ss_breaker.h"
 #include "ss_identity.h"
@@ -37,14 +36,7 @@
 static void
 find_ends(SsPump *pump)
 {
-	do
-	{
-		pump->scan_due = 0;
-		ss_pump_tasks(pump);
-		CHECK_FOR_INTERRUPTS();
-	} while (pump->scan_cursor);
-	if (ss_discover_unprepared(pump, GetCurrentTimestamp()))
-		ss_pump_tasks(pump);
+	ss_discover_all(pump);
 	pump->scan_due = DT_NOEND;
 	pump->recheck_due = DT_NOEND;
 

@@ -164,6 +164,9 @@ extern void ss_discover_load(SsPump *pump);
 /* One step of the look for new streams; for a single key, make sure it is known. */
 extern void ss_discover_step(SsPump *pump);
 
+/* Look for all streams, at once and to the end, and prepare them. */
+extern void ss_discover_all(SsPump *pump);
+
 /* Prepare those that are not and are due. */
 extern bool ss_discover_unprepared(const SsPump *pump, TimestampTz now);
 extern void ss_discover_prepare(SsPump *pump);

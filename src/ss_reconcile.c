@@ -13,9 +13,7 @@
 #include "ss_compat.h"
 
 #include "access/xact.h"
-#include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "ss_control.h"
@@ -281,15 +279,7 @@ reconcile_all(SsPump *pump)
 {
 	int64 claimed = 0;
 
-	do
-	{
-		pump->scan_due = 0;
-		ss_pump_tasks(pump);
-		CHECK_FOR_INTERRUPTS();
-	} while (pump->scan_cursor);
-	if (ss_discover_unprepared(pump, GetCurrentTimestamp()))
-		ss_pump_tasks(pump);
-
+	ss_discover_all(pump);
 	for (int i = 0; i < pump->nstreams; i++)
 	{
 		SsStream *stream = pump->streams[i];
