@@ -22,7 +22,8 @@ use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(new_node new_redis new_proxy create_server server_options produce resp
-  poll_until wait_for_state wait_settled wait_workers stop_workers status_of);
+  poll_until wait_for_state wait_settled wait_workers stop_workers
+  status_of try_sql change_setting);
 
 # A started node with the extension in database postgres.  Settings by name;
 # _init => [...] goes to init, _start => 0 leaves it stopped, _extension => 0
@@ -127,6 +128,28 @@ sub poll_until
 		usleep(50_000);
 	}
 	croak 'timed out waiting for ' . (ref $what ? $what->() : $what // 'a condition');
+}
+
+# What a statement gives in database postgres; undef if it fails, or while the server is away.
+sub try_sql
+{
+	my ($node, $sql) = @_;
+	my ($rc, $out);
+
+	# psql that finds no server may be gone before it is given the statement: IPC::Run dies of the broken pipe
+	eval { ($rc, $out) = $node->psql('postgres', $sql, timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
+	return defined $rc && $rc == 0 ? $out : undef;
+}
+
+# ALTER SYSTEM SET; a new session has the setting when the workers were told.
+sub change_setting
+{
+	my ($node, $name, $value) = @_;
+	my $before = $node->safe_psql('postgres', 'SELECT pg_catalog.clock_timestamp()');
+
+	$node->safe_psql('postgres', $_) foreach "ALTER SYSTEM SET $name = " . quote($value), 'SELECT pg_catalog.pg_reload_conf()';
+	poll_until(sub { (try_sql($node, "SELECT pg_catalog.pg_conf_load_time() > '$before'") // '') eq 't' }, "$name to be read");
+	return;
 }
 
 # The row of the status view, for messages.

@@ -35,7 +35,8 @@ produce($redis, 's', (map { [ n => $_ ] } 1 .. 3), [ n => 4, note => 'slow' ], (
 wait_settled($node, 'p');
 is(sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM t"), '1,2,3,5,6,7,8', 'the neighbours of an entry that takes too long arrive');
 is(sql('SELECT sqlstate, stage FROM streamsink.dead_letters'), '57014|write', '... and it is a dead letter');
-$node->safe_psql('postgres', $_) for "ALTER SYSTEM SET streamsink.batch_timeout = '5min'", 'SELECT pg_reload_conf()', 'DROP TRIGGER slow ON t';
+change_setting($node, 'streamsink.batch_timeout', '5min');
+sql('DROP TRIGGER slow ON t');
 
 # pg_cancel_backend ends a batch, not the worker; nothing is lost.
 sql('DELETE FROM t');

@@ -51,20 +51,10 @@ if ($producer == 0)
 	POSIX::_exit($good ? 0 : 1);
 }
 
-sub query
-{
-	my ($sql) = @_;
-	my ($rc, $out);
-
-	# psql that finds no server may be gone before it is given the statement: IPC::Run dies of the broken pipe
-	eval { ($rc, $out) = $node->psql('postgres', $sql, timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
-	return defined $rc && $rc == 0 ? $out : undef;
-}
-
 # A live worker that has settled something since it started.
 sub busy_worker
 {
-	my $pid = query("SELECT pid FROM streamsink.workers WHERE pipeline = 'kill' AND pid IS NOT NULL AND written > 0");
+	my $pid = try_sql($node, "SELECT pid FROM streamsink.workers WHERE pipeline = 'kill' AND pid IS NOT NULL AND written > 0");
 	return defined $pid && $pid =~ /^\d+$/ ? $pid : undef;
 }
 
@@ -75,8 +65,8 @@ for my $i (1 .. $kills)
 	my $pid = poll_until(\&busy_worker, "worker $i to settle batches");
 	usleep(int(rand(300_000)));
 	$killed++ if kill 'KILL', $pid;
-	poll_until(sub { my $now = query('SELECT 1'); defined $now && !kill 0, $pid }, "the server to come back after kill $i");
-	$rows_at_last_kill = query('SELECT count(*) FROM readings') // 0;
+	poll_until(sub { my $now = try_sql($node, 'SELECT 1'); defined $now && !kill 0, $pid }, "the server to come back after kill $i");
+	$rows_at_last_kill = try_sql($node, 'SELECT count(*) FROM readings') // 0;
 	note "kill $i: pid $pid, $rows_at_last_kill rows";
 }
 is($killed, $kills, "the worker was killed $kills times");
@@ -89,7 +79,7 @@ is($?, 0, 'the producer wrote all its entries');
 is($redis->cli('EVAL', "local n = 0; for _, k in ipairs(redis.call('KEYS', 'mqtt_stream:*')) do n = n + redis.call('XLEN', k) end; return n", 0),
 	$entries, 'the streams hold all entries');
 
-poll_until(sub { (query("SELECT state FROM streamsink.status WHERE pipeline = 'kill'") // '') eq 'running' }, 'the pipeline to run');
+poll_until(sub { (try_sql($node, "SELECT state FROM streamsink.status WHERE pipeline = 'kill'") // '') eq 'running' }, 'the pipeline to run');
 is($node->safe_psql('postgres', "SELECT streamsink.wait_for('kill', '5 min')"), 't', 'everything is settled');
 
 is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT n), min(n), max(n) FROM readings'),
@@ -102,7 +92,7 @@ is($node->safe_psql('postgres', 'SELECT count(DISTINCT (device_id, sensor_type))
 is($node->safe_psql('postgres', 'SELECT count(*) FROM streamsink.dead_letters'), 0, 'no dead letters');
 is($redis->cli('EVAL', "local n = 0; for _, k in ipairs(redis.call('KEYS', 'mqtt_stream:*')) do n = n + redis.call('XPENDING', k, 'kill')[1] end; return n", 0),
 	0, 'nothing is pending');
-poll_until(sub { (query("SELECT count(*) FROM streamsink.ledger_log") // 1) == 0 }, "the ledger's log to be folded to its end, in steps");
+poll_until(sub { (try_sql($node, "SELECT count(*) FROM streamsink.ledger_log") // 1) == 0 }, "the ledger's log to be folded to its end, in steps");
 is($node->safe_psql('postgres', 'SELECT count(DISTINCT stream) FROM streamsink.ledger'), $streams, 'the folded ledger has every stream');
 
 $node->stop;

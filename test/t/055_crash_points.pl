@@ -41,10 +41,7 @@ sub set_fault
 	my ($fault) = @_;
 	# "once" is once for each number
 	$fault .= ++$faults if $fault =~ /-once$/;
-	$node->safe_psql('postgres', "ALTER SYSTEM SET streamsink.fault = '$fault'");
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-	# a new session has it when the workers were told
-	poll_until(sub { $node->safe_psql('postgres', 'SHOW streamsink.fault') eq $fault }, 'the setting to be read');
+	change_setting($node, 'streamsink.fault', $fault);
 	return;
 }
 

@@ -33,13 +33,7 @@ sub send_some
 	return;
 }
 
-sub set_fault
-{
-	my ($fault) = @_;
-	sql("ALTER SYSTEM SET streamsink.fault = '$fault'");
-	sql('SELECT pg_reload_conf()');
-	return;
-}
+sub set_fault { my ($fault) = @_; change_setting($node, 'streamsink.fault', $fault); return; }
 
 # How often a point acted, as the log has it.
 sub hits { my ($point, $action) = @_; my $n = () = slurp_file($node->logfile) =~ /fault point "$point": \Q$action\E/g; return $n; }

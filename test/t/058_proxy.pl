@@ -32,13 +32,7 @@ sub send_some
 	return;
 }
 
-sub set_fault
-{
-	my ($fault) = @_;
-	sql("ALTER SYSTEM SET streamsink.fault = '$fault'");
-	sql('SELECT pg_reload_conf()');
-	return;
-}
+sub set_fault { my ($fault) = @_; change_setting($node, 'streamsink.fault', $fault); return; }
 
 sub logged { my ($pattern) = @_; my $n = () = slurp_file($node->logfile) =~ /$pattern/g; return $n; }
 sub errors { return sql(q{SELECT errors FROM streamsink.status WHERE pipeline = 'p'}); }

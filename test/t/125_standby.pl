@@ -25,14 +25,8 @@ wait_settled($node, 'p');
 
 # ---- a standby that never comes ----
 
-sub set_standbys
-{
-	my ($names) = @_;
-	$node->safe_psql('postgres', $_) for "ALTER SYSTEM SET synchronous_standby_names = '$names'", 'SELECT pg_reload_conf()';
-	return;
-}
 sub waits_for_standby { return $node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = 'SyncRep'}); }
-set_standbys('nobody');
+change_setting($node, 'synchronous_standby_names', 'nobody');
 poll_until(sub { send_some(); sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = 'SyncRep'}) > 0 }, 'a commit that waits');
 # the first entry that is not acknowledged stays that, whatever is done to the wait
 sub first_pending { return (split /\n/, $redis->cli('XPENDING', 's', 'p'))[1]; }
@@ -54,7 +48,7 @@ poll_until(sub {
 send_some();
 ok(waits_for_standby(), '... which finds the entries settled');
 is(first_pending(), $first, '... and acknowledges nothing either');
-set_standbys('');
+change_setting($node, 'synchronous_standby_names', '');
 wait_settled($node, 'p');
 is(sql('SELECT count(*), count(DISTINCT n) FROM t'), "$sent|$sent", 'without the demand everything is acknowledged, and there once');
 is(pending(), 0, '... nothing is pending');
@@ -65,7 +59,7 @@ $node->backup('copy');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'copy', has_streaming => 1);
 $standby->start;
-set_standbys('*');
+change_setting($node, 'synchronous_standby_names', '*');
 $node->poll_query_until('postgres', q{SELECT sync_state = 'sync' FROM pg_stat_replication}) or die 'no synchronous standby';
 send_some();
 wait_settled($node, 'p');

@@ -103,7 +103,7 @@ while_redis('it became a replica that lost its master', '57P03', 'MASTERDOWN', s
 }, sub { $redis->cli('REPLICAOF', 'NO', 'ONE'); $redis->cli('CONFIG', 'SET', 'replica-serve-stale-data', 'yes'); });
 
 # A read that waits in Redis is told of the demotion.
-$node->safe_psql('postgres', $_) for "ALTER SYSTEM SET streamsink.block_time = '5s'", 'SELECT pg_reload_conf()';
+change_setting($node, 'streamsink.block_time', '5s');
 poll_until(sub { $redis->cli('INFO', 'clients') =~ /blocked_clients:1/ }, 'a read that waits');
 poll_until(sub { $redis->cli('CLIENT', 'LIST') =~ /cmd=xreadgroup/ }, 'the worker to read');
 my $mark = -s $node->logfile;

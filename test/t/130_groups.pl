@@ -195,8 +195,7 @@ begin_anew('hole');
 $redis->cli_stdin(join '', resp('MULTI'), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 31 .. 40),
 	resp('XGROUP', 'SETID', 'hole', 'hole', '$'), (map { resp('XADD', 'hole', "1-$_", 'n', $_) } 41 .. 50), resp('EXEC'));
 poll_until(sub { rows('hole') eq '40|40' }, sub { 'what is left, there are ' . rows('hole') });
-sql("ALTER SYSTEM SET streamsink.ledger_join_age = 0");
-sql('SELECT pg_reload_conf()');
+change_setting($node, 'streamsink.ledger_join_age', 0);
 # the next look was a minute away
 begin_anew('hole');
 poll_until(sub { rows('hole') eq '50|50' }, sub { 'the hole to be looked into, there are ' . rows('hole') });

@@ -23,7 +23,7 @@ sub rows { my ($name, $on) = @_; return sql("SELECT count(*) || '|' || count(DIS
 sub wait_rows { my ($name, $rows, $what) = @_; poll_until(sub { rows($name) eq $rows }, sub { "$what, there are " . rows($name) }); return; }
 sub marker { my ($name) = @_; return join ' ', sort($redis->cli('XINFO', 'CONSUMERS', $name, $name) =~ /^(streamsink:marker:\S+)$/mg); }
 sub at_once { $redis->cli_stdin(join '', resp('MULTI'), @_, resp('EXEC')); return; }
-sub set_fault { my ($fault) = @_; sql("ALTER SYSTEM SET streamsink.fault = '$fault'"); sql('SELECT pg_reload_conf()'); poll_until(sub { sql('SHOW streamsink.fault') eq $fault }, 'the setting'); return; }
+sub set_fault { my ($fault) = @_; change_setting($node, 'streamsink.fault', $fault); return; }
 
 sub create
 {
@@ -173,8 +173,7 @@ $redis->cli('XGROUP', 'DESTROY', 'resumed', 'resumed');
 produce($redis, 'resumed', [ n => 11 ]);
 wait_rows('resumed', '6|6', 'what comes later');
 sql("UPDATE streamsink.stream SET foreign_consumers = false WHERE name = 'resumed'");
-sql('ALTER SYSTEM SET streamsink.ledger_join_age = 0');
-sql('SELECT pg_reload_conf()');
+change_setting($node, 'streamsink.ledger_join_age', 0);
 sql("SELECT streamsink.restart('resumed')");
 produce($redis, 'resumed', [ n => 12 ]);
 wait_rows('resumed', '7|7', 'and later');

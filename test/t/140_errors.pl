@@ -15,7 +15,6 @@ create_server($node, $redis);
 sub sql { return $node->safe_psql('postgres', join "\n", @_); }
 sub status { return sql("SELECT $_[1] FROM streamsink.status WHERE pipeline = '$_[0]'"); }
 sub wait_sql { my ($query, $what) = @_; poll_until(sub { sql($query) eq 't' }, $what . ': ' . $query); return; }
-sub set_config { $node->safe_psql('postgres', $_) for "ALTER SYSTEM SET $_[0] = '$_[1]'", 'SELECT pg_reload_conf()'; return; }
 sub letters { return sql("SELECT COALESCE(string_agg(concat_ws('|', fields ->> 'n', stage, sqlstate), ' ' ORDER BY entry_id), '') FROM streamsink.dead_letters WHERE pipeline = '$_[0]'"); }
 
 # ---------------------------------------------------------------------------
@@ -140,7 +139,7 @@ wait_settled($node, 'typed');
 is(letters('typed'), '7|retries|53100 33|decode|53200', 'decoding: a machine error after max_retries, a want of memory once the entry is alone');
 is(sql('SELECT count(*), count(DISTINCT n) FROM typed'), '58|58', '... and their neighbours arrive once');
 sql("SELECT streamsink.discard_dead_letters('typed'); TRUNCATE typed");
-set_config('streamsink.batch_timeout', '300ms');
+change_setting($node, 'streamsink.batch_timeout', '300ms');
 produce($redis, 'typed', map { [ n => $_, code => $_ == 5 ? 'slow' : 'good' ] } 1 .. 8);
 wait_settled($node, 'typed');
 is(letters('typed'), '5|decode|57014', 'decoding: an entry that alone takes longer than a batch may is a dead letter');
@@ -157,7 +156,7 @@ is(letters('slow'), '5|write|57014', 'writing: an entry that alone takes longer 
 is(sql('SELECT count(*), count(DISTINCT n) FROM slow'), '19|19', '... and its neighbours arrive once');
 
 # The time that others used up, in the same try or before it, is not the entry's.
-set_config('streamsink.batch_timeout', '2s');
+change_setting($node, 'streamsink.batch_timeout', '2s');
 sql(q{CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
 		IF NEW.code = 'late' THEN PERFORM pg_sleep(1.3); END IF;
 		IF NEW.code = 'bad' THEN RAISE EXCEPTION 'bad'; END IF;
@@ -173,14 +172,14 @@ if (($node->psql('postgres', 'SHOW streamsink.fault'))[0] == 0)
 {
 	sql(q{CREATE OR REPLACE FUNCTION check_code(code text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM pg_sleep(1.3); RETURN true; END$$;
 		SELECT streamsink.discard_dead_letters('typed'); TRUNCATE typed});
-	set_config('streamsink.fault', 'before-write:sleep1300-once');
+	change_setting($node, 'streamsink.fault', 'before-write:sleep1300-once');
 	produce($redis, 'typed', [ n => 1, code => 'late' ]);
 	wait_settled($node, 'typed');
 	is(letters('typed'), '', 'decoding: the deadline strikes at an entry that is not at fault');
 	is(sql('SELECT count(*) FROM typed'), 1, '... which is tried once more, and arrives');
-	set_config('streamsink.fault', '');
+	change_setting($node, 'streamsink.fault', '');
 }
-set_config('streamsink.batch_timeout', '5min');
+change_setting($node, 'streamsink.batch_timeout', '5min');
 
 # ---------------------------------------------------------------------------
 # Two workers that update the same rows in different order

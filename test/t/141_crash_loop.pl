@@ -15,15 +15,7 @@ plan skip_all => 'not a test build' if ($node->psql('postgres', 'SHOW streamsink
 create_server($node, $redis);
 sub sql { return $node->safe_psql('postgres', join "\n", @_); }
 
-# undef while the server is away
-sub query
-{
-	my ($sql) = @_;
-	my ($rc, $out);
-	eval { ($rc, $out) = $node->psql('postgres', $sql, timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
-	return defined $rc && $rc == 0 ? $out : undef;
-}
-sub wait_sql { my ($query, $what) = @_; poll_until(sub { (query($query) // '') eq 't' }, $what); return; }
+sub wait_sql { my ($query, $what) = @_; poll_until(sub { (try_sql($node, $query) // '') eq 't' }, $what); return; }
 sub crashes { my $n = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g; return $n; }
 sub letters { return sql("SELECT COALESCE(string_agg(concat_ws('|', fields ->> 'n', stage, sqlstate), ' ' ORDER BY (fields ->> 'n')::int), '') FROM streamsink.dead_letters"); }
 
@@ -70,7 +62,7 @@ sql(q{SELECT streamsink.discard_dead_letters('t'), streamsink.discard_dead_lette
 produce($redis, 't:a', [ n => 5000, note => 'hang' ]);
 my $pid = 0;
 my $hangs = "FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = 'PgSleep'";
-sub wait_hang { $pid = poll_until(sub { my $new = query("SELECT pid $hangs"); return defined $new && $new =~ /^\d+$/ && $new != $pid ? $new : undef; }, 'a worker to hang at the entry'); return; }
+sub wait_hang { $pid = poll_until(sub { my $new = try_sql($node, "SELECT pid $hangs"); return defined $new && $new =~ /^\d+$/ && $new != $pid ? $new : undef; }, 'a worker to hang at the entry'); return; }
 for my $i (1 .. 6)
 {
 	wait_hang();

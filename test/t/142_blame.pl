@@ -13,21 +13,13 @@ my $node  = new_node('blame', 'streamsink.discovery_interval' => '100ms', 'strea
 create_server($node, $redis);
 sub sql { return $node->safe_psql('postgres', join "\n", @_); }
 
-# undef while the server is away
-sub query
-{
-	my ($sql) = @_;
-	my ($rc, $out);
-	eval { ($rc, $out) = $node->psql('postgres', $sql, timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
-	return defined $rc && $rc == 0 ? $out : undef;
-}
-sub wait_sql { my ($query, $what) = @_; poll_until(sub { (query($query) // '') eq 't' }, $what); return; }
+sub wait_sql { my ($query, $what) = @_; poll_until(sub { (try_sql($node, $query) // '') eq 't' }, $what); return; }
 my $pid = 0;
 sub wait_hang
 {
 	my ($event) = @_;
 	$pid = poll_until(sub {
-		my $new = query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = '$event'");
+		my $new = try_sql($node, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'streamsink worker' AND wait_event = '$event'");
 		return defined $new && $new =~ /^\d+$/ && $new != $pid ? $new : undef;
 	}, "a worker to hang: $event");
 	return;
