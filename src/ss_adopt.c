@@ -5,8 +5,9 @@
  * NOTES
  *	  Needed when a database has moved: pg_upgrade, a restored dump, CREATE
  *	  DATABASE ... TEMPLATE; or to decide between a server and its copy.  The
- *	  markers are removed through the outbox, after commit; the workers wait
- *	  for that, find no marker then, look for what is missing and make their own.
+ *	  markers are replaced through the outbox, after commit, by one that
+ *	  seems to be from an earlier life of this pipeline; the workers wait for
+ *	  that, look for what is missing and make their own.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -31,17 +32,19 @@ queue_foreign(const SsPipeline *pipeline, const SsStream *stream, const SsReply 
 {
 	SsConsumerInfo *consumers;
 	int				n = ss_stream_parse_consumers(reply, &consumers);
+	char			marker[SS_MARKER_MAX];
 	int				found = 0;
 
+	ss_marker_adopted_name(pipeline, marker);
 	for (int i = 0; i < n; i++)
 	{
 		SsMarkerKind kind = ss_marker_classify(pipeline, consumers[i].name);
-		const char	*args[2] = {pipeline->consumer_group, consumers[i].name};
-		size_t		 lens[2] = {strlen(args[0]), consumers[i].name_len};
+		const char	*args[3] = {pipeline->consumer_group, consumers[i].name, marker};
+		size_t		 lens[3] = {strlen(args[0]), consumers[i].name_len, strlen(marker)};
 
 		if (kind != SS_MARKER_FOREIGN && kind != SS_MARKER_ELSEWHERE)
 			continue;
-		ss_outbox_add(pipeline->server, pipeline->owner, "marker_delete", stream->name, pipeline->name, 2, args, lens);
+		ss_outbox_add(pipeline->server, pipeline->owner, "marker_delete", stream->name, pipeline->name, 3, args, lens);
 		found++;
 	}
 	return found;

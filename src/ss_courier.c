@@ -30,6 +30,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "ss_fault.h"
 #include "ss_guc.h"
@@ -281,7 +282,17 @@ is_servers_fault(const SsReply *reply)
 		   ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
 }
 
-/* Remove the consumers of a group whose names begin as the row says; they have nothing pending. */
+static SsReply *
+next_reply(Channel *channel, SsArena *arena)
+{
+	return ss_redis_receive(channel->redis, arena, 0, PG_WAIT_EXTENSION);
+}
+
+/*
+ * Remove the consumers of a group whose names begin as the row says; they have
+ * nothing pending.  The marker that takes their place, if the row names one, is
+ * made at the same moment: nobody finds the group without one.
+ */
 static const SsReply *
 delete_markers(Courier *courier, Channel *channel, const SsOutboxRow *row)
 {
@@ -289,8 +300,10 @@ delete_markers(Courier *courier, Channel *channel, const SsOutboxRow *row)
 	size_t			lengths[5] = {5, 9, strlen(row->name), row->arglens[0]};
 	SsConsumerInfo *consumers;
 	SsReply		   *reply;
+	SsReply		   *error = NULL;
 	SsArena			arena;
 	int				n;
+	int				sent = 0;
 
 	open_channel(courier, channel);
 	ss_arena_init(&arena, courier->work, MAX_CONSUMER_BYTES);
@@ -298,21 +311,47 @@ delete_markers(Courier *courier, Channel *channel, const SsOutboxRow *row)
 	if (reply->type == SS_REPLY_ERROR && !is_missing(reply))
 		return reply;
 	n = ss_stream_parse_consumers(reply, &consumers);
+
+	argv[0] = "XGROUP";
+	lengths[0] = strlen(argv[0]);
+	argv[1] = "DELCONSUMER";
+	lengths[1] = strlen(argv[1]);
 	for (int i = 0; i < n; i++)
 	{
 		if (consumers[i].name_len < row->arglens[1] ||
 			memcmp(consumers[i].name, row->args[1], row->arglens[1]) != 0)
 			continue;
-		argv[0] = "XGROUP";
-		argv[1] = "DELCONSUMER";
+		if (sent++ == 0)
+			ss_stream_append_multi(channel->redis);
 		argv[4] = consumers[i].name;
-		lengths[0] = strlen(argv[0]);
-		lengths[1] = strlen(argv[1]);
 		lengths[4] = consumers[i].name_len;
-		reply = ss_redis_call(channel->redis, &arena, 5, argv, lengths);
-		if (reply->type == SS_REPLY_ERROR && !is_gone(reply))
-			return reply;
+		ss_redis_append(channel->redis, 5, argv, lengths);
 	}
+	if (sent == 0)
+		return NULL;
+	if (row->nargs > 2)
+	{
+		argv[1] = "CREATECONSUMER";
+		lengths[1] = strlen(argv[1]);
+		argv[4] = row->args[2];
+		lengths[4] = row->arglens[2];
+		ss_redis_append(channel->redis, 5, argv, lengths);
+		sent++;
+	}
+	ss_stream_append_exec(channel->redis);
+
+	for (int i = 0; i < sent + 2; i++)
+	{
+		reply = next_reply(channel, &arena);
+		if (reply->type == SS_REPLY_ERROR && error == NULL)
+			error = reply;
+	}
+	if (error != NULL)
+		return error;
+	ss_reply_expect(reply, SS_REPLY_ARRAY, sent, "EXEC");
+	for (int i = 0; i < sent; i++)
+		if (reply->items[i].type == SS_REPLY_ERROR && !is_gone(&reply->items[i]))
+			return &reply->items[i];
 	return NULL;
 }
 

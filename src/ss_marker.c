@@ -57,6 +57,16 @@ ss_marker_name(const SsPipeline *pipeline, char name[SS_MARKER_MAX])
 			 pipeline->generation, GetWALInsertionTimeLine(), this_place());
 }
 
+void
+ss_marker_adopted_name(const SsPipeline *pipeline, char name[SS_MARKER_MAX])
+{
+	size_t len;
+
+	ss_marker_prefix(pipeline, name);
+	len = strlen(name);
+	snprintf(name + len, SS_MARKER_MAX - len, INT64_FORMAT ".0.%08x", pipeline->generation, this_place());
+}
+
 bool
 ss_marker_is_marker(const char *name)
 {

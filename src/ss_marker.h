@@ -36,6 +36,9 @@ extern SsMarkerKind ss_marker_classify(const SsPipeline *pipeline, const char *n
 extern void ss_marker_name(const SsPipeline *pipeline, char name[SS_MARKER_MAX]);
 extern void ss_marker_prefix(const SsPipeline *pipeline, char prefix[SS_MARKER_MAX]);
 
+/* The name that adopt() gives: of an earlier timeline, so that everything is looked at before it is replaced. */
+extern void ss_marker_adopted_name(const SsPipeline *pipeline, char name[SS_MARKER_MAX]);
+
 /* Is the name that of any streamsink marker, of a consumer of this pipeline's workers? */
 extern bool ss_marker_is_marker(const char *name);
 extern bool ss_marker_is_worker(const SsPipeline *pipeline, const char *name);

@@ -12,7 +12,8 @@
 /*
  * Queue a command for a server under a role's user mapping.  kind is one of
  * "xadd" (name: stream; args: id, field, value, ...), "group_destroy" (name: stream; args: group),
- * "marker_delete" (name: stream; args: group, what the consumers' names begin with), "publish" (name: channel; args: message).  Wakes the launcher at
+ * "marker_delete" (name: stream; args: group, what the consumers' names begin with,
+ * and perhaps the marker that takes their place), "publish" (name: channel; args: message).  Wakes the launcher at
  * commit.  pipeline may be NULL.  args are bytes for Redis (text in UTF-8), names are in server encoding.
  */
 extern void ss_outbox_add(const char *server, const char *role, const char *kind,

@@ -64,7 +64,9 @@ MUTANTS = [
     Mutant("own-pending-forgotten-on-reconnect", "ss_discover.c",
            "due[i]->recovered = false;", "due[i]->recovered = true;",
            "055_crash_points.pl",
-           more=[("ss_pump.c", "pump->streams[i]->recovered = false;", "pump->streams[i]->recovered = true;")]),
+           # and the look that would find them later
+           more=[("ss_pump.c", "pump->streams[i]->recovered = false;", "pump->streams[i]->recovered = true;"),
+                 ("ss_group.c", "if (consumers[i].pending > 0 && strcmp(", "if (false && strcmp(")]),
     Mutant("dead-consumers-are-left-alone", "ss_pump.c",
            "bool more = !pump->session && pump->run->tmpl->single && ss_takeover_step(pump);", "bool more = false;",
            "030_pipeline.pl", "133_shared.pl"),
@@ -130,8 +132,8 @@ MUTANTS = [
 
     # ---- after the commit ----
     Mutant("outbox-row-deleted-before-it-is-sent", "ss_courier.c",
-           "\terror = try_row(courier, channel, row);\n", "\tdelete_row(courier, row);\n\terror = try_row(courier, channel, row);\n",
-           "133_shared.pl", "055_crash_points.pl"),
+           "\tSS_FAULT(\"before-carry\");\n", "\tdelete_row(courier, row);\n\tSS_FAULT(\"before-carry\");\n",
+           "133_shared.pl"),
 
     # ---- after errors ----
     Mutant("tried-for-ever-in-spite-of-max-retries", "ss_trouble.c",

@@ -142,6 +142,17 @@ wait_for_state($node, 'fewer', 'running');
 poll_until(sub { rows('fewer') eq '21|21' }, sub { 'and to arrive, there are ' . rows('fewer') });
 is(rows('fewer'), '21|21', 'a courier that is killed while it waits for Redis loses nothing');
 
+# ---- and a courier that is killed before it sends ----
+produce($redis, 'fewer', [ n => 'worse' ]);
+poll_until(sub { sql("SELECT count(*) FROM streamsink.dead_letters WHERE pipeline = 'fewer'") == 1 }, 'another dead letter');
+sql("UPDATE streamsink.dead_letters SET fields = '{\"n\": \"22\"}' WHERE pipeline = 'fewer'");
+change_setting($node, 'streamsink.fault', 'before-carry:kill-once');
+is(sql("SELECT streamsink.requeue_dead_letters('fewer')"), 1, 'requeued');
+poll_until(sub { slurp_file($node->logfile) =~ /fault point "before-carry": kill-once.*reinitializing/s }, 'the courier to be killed');
+poll_until(sub { try_sql($node, 'SELECT 1') }, 'the server to come back');
+poll_until(sub { rows('fewer') eq '22|22' }, sub { 'the entry to arrive, there are ' . rows('fewer') });
+is(rows('fewer'), '22|22', 'a courier that is killed before it sends loses nothing');
+
 # ---- two pipelines never share a group ----
 my ($rc, $out, $err) = $node->psql('postgres', q{SELECT streamsink.create_pipeline('thief', server => 'iot', stream => 'fewer', target => 'fewer', consumer_group => 'fewer')});
 like($err, qr/WARNING.*pipeline "fewer" reads stream "fewer" in consumer group "fewer" already/, 'a second pipeline in the same group gives a warning');
