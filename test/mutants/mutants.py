@@ -135,6 +135,10 @@ MUTANTS = [
            "\tSS_FAULT(\"before-carry\");\n", "\tdelete_row(courier, row);\n\tSS_FAULT(\"before-carry\");\n",
            "133_shared.pl"),
 
+    Mutant("adopt-leaves-the-group-without-a-marker", "ss_courier.c",
+           "\tif (row->nargs > 2)\n", "\tif (false)\n",
+           "132_set_back.pl"),
+
     # ---- after errors ----
     Mutant("tried-for-ever-in-spite-of-max-retries", "ss_trouble.c",
            "batch->final = pipeline->max_retries >= 0 &&", "batch->final = false &&",
