@@ -20,6 +20,8 @@ REGRESS = \
 	mapping \
 	conflict \
 	errors \
+	transform \
+	refuse \
 	dead_letters \
 	dead_letter_limits \
 	privileges \

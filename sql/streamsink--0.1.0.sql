@@ -592,6 +592,20 @@ COMMENT ON PROCEDURE streamsink.ingest(text, int, bigint, bigint, bigint)
 COMMENT ON FUNCTION streamsink.xadd(text, text, jsonb, text, bigint)
 	IS 'adds an entry to a stream at once, whatever becomes of the transaction';
 -- ---------------------------------------------------------------------------
+-- Refusing and ignoring, from a transform.  Costly, so that other conditions
+-- beside them are looked at before.
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION streamsink.refuse(seq int, message text, detail text = NULL, errcode text = 'P0001') RETURNS bool
+	AS 'MODULE_PATHNAME', 'streamsink_refuse' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION streamsink.refuse(int, text, text, text)
+	IS 'in a transform: makes the entry with this _seq a dead letter that leaves no trace in tables; returns false';
+CREATE FUNCTION streamsink.ignore(seq int, reason text = NULL) RETURNS bool
+	AS 'MODULE_PATHNAME', 'streamsink_ignore' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION streamsink.ignore(int, text)
+	IS 'in a transform: counts the entry with this _seq as ignored, and hides it from the statements that follow; returns false';
+
+-- ---------------------------------------------------------------------------
 -- Dead letters
 -- ---------------------------------------------------------------------------
 

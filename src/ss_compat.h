@@ -179,6 +179,15 @@ typedef void ss_compat_json_result;
 	check_is_member_of_role((member), (role))
 #endif
 
+/* May a role call a function or procedure? */
+#if PG_VERSION_NUM >= 160000
+#define ss_compat_may_execute(function, role) \
+	(object_aclcheck(ProcedureRelationId, (function), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#else
+#define ss_compat_may_execute(function, role) \
+	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#endif
+
 /* 16 can report a malformed name softly; ERROR is what we want. */
 #ifdef SS_HAVE_SOFT_ERRORS
 #define ss_compat_name_list(string) stringToQualifiedNameList((string), NULL)

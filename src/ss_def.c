@@ -15,6 +15,23 @@
 
 SS_SQL_FUNCTION(streamsink_pipeline_def);
 
+/* SQL as it was written, between dollar quotes; the second one is found only where it stands. */
+static void
+append_sql(StringInfo buf, const char *sql)
+{
+	char *quote = "$sql$";
+
+	for (int i = 1;; i++)
+	{
+		char *rest = psprintf("%s%s", sql, quote);
+
+		if (strstr(rest, quote) == rest + strlen(sql))
+			break;
+		quote = psprintf("$sql%d$", i);
+	}
+	appendStringInfo(buf, "%s%s%s", quote, sql, quote);
+}
+
 static void
 append_value(StringInfo buf, Oid type, Datum value)
 {
@@ -73,7 +90,10 @@ streamsink_pipeline_def(PG_FUNCTION_ARGS)
 		if (ss_define_is_fallback(&def, column))
 			continue;
 		appendStringInfo(&buf, ",\n       %s => ", ss_define_name(column));
-		append_value(&buf, ss_define_type(column), def.values[column - 1]);
+		if (column == SS_PIPELINE_transform)
+			append_sql(&buf, TextDatumGetCString(def.values[column - 1]));
+		else
+			append_value(&buf, ss_define_type(column), def.values[column - 1]);
 	}
 	appendStringInfoString(&buf, ");");
 	AtEOXact_GUC(false, level);

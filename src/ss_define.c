@@ -27,6 +27,7 @@
 #include "ss_server.h"
 #include "ss_shmem.h"
 #include "ss_template.h"
+#include "ss_transform.h"
 
 typedef struct Argument
 {
@@ -49,6 +50,7 @@ static void check_rate(SsDefinition *def, const Argument *argument, Datum *value
 static void check_server(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_stream(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_relation(SsDefinition *def, const Argument *argument, Datum *value);
+static void check_transform(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_columns(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_key(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_start(SsDefinition *def, const Argument *argument, Datum *value);
@@ -71,7 +73,7 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(stream, TEXTOID, NULL, REQUIRED | REDIS | MAPPING, check_stream, 1, SS_STREAM_NAME_MAX),
 	ARGUMENT(target, TEXTOID, NULL, NULLABLE | MAPPING, check_relation, 1, MAX_TEXT),
 	ARGUMENT(row_type, TEXTOID, NULL, NULLABLE | MAPPING, check_relation, 1, MAX_TEXT),
-	ARGUMENT(transform, TEXTOID, NULL, NULLABLE | MAPPING | LATER),
+	ARGUMENT(transform, TEXTOID, NULL, NULLABLE | MAPPING, check_transform, 1, MAX_TEXT),
 	ARGUMENT(columns, JSONBOID, NULL, NULLABLE | MAPPING, check_columns),
 	ARGUMENT(payload, TEXTOID, NULL, NULLABLE | MAPPING, check_text, 1, MAX_TEXT),
 	ARGUMENT(rest, TEXTOID, NULL, NULLABLE | MAPPING, check_text, 1, NAMEDATALEN - 1),
@@ -363,6 +365,13 @@ check_relation(SsDefinition *def, const Argument *argument, Datum *value)
 }
 
 static void
+check_transform(SsDefinition *def, const Argument *argument, Datum *value)
+{
+	check_text(def, argument, value);
+	(void) ss_transform_parse(TextDatumGetCString(*value));
+}
+
+static void
 check_columns(SsDefinition *def, const Argument *argument, Datum *value)
 {
 	Jsonb			  *columns = DatumGetJsonbP(*value);
@@ -473,6 +482,16 @@ ss_define_check_whole(const SsDefinition *def)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("\"%s\" must not be null", "target"),
 				 errhint("Name the table that the rows go to.")));
+	if (!IS_NULL(def, transform) && IS_NULL(def, target) && IS_NULL(def, row_type))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("\"%s\" must not be null with a transform and no target", "row_type"),
+				 errhint("Name a composite type or table whose columns are those of batch.")));
+	if (!IS_NULL(def, transform) && (!IS_NULL(def, key) || !ss_define_is_fallback(def, SS_PIPELINE_on_conflict)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" does not go with a transform", IS_NULL(def, key) ? "on_conflict" : "key"),
+				 errhint("Write ON CONFLICT into the INSERT of the transform.")));
 	if (!IS_NULL(def, key) && ss_define_is_fallback(def, SS_PIPELINE_on_conflict))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -77,7 +77,8 @@ ss_define_check_target(const SsDefinition *def)
 	List *names;
 	Oid	  relid;
 
-	if (IS_NULL(def, target))
+	/* what a transform does with its target is checked with its statements */
+	if (IS_NULL(def, target) || !IS_NULL(def, transform))
 		return;
 	names = ss_compat_name_list(TextDatumGetCString(VALUE(def, target)));
 	relid = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, false);

@@ -82,6 +82,12 @@ ss_error_decide(int sqlstate, bool single)
 }
 
 bool
+ss_error_is_data(int sqlstate)
+{
+	return find_rule(sqlstate)->many == SS_ERROR_REFUSE;
+}
+
+bool
 ss_error_is_collision(int sqlstate)
 {
 	return sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
@@ -122,6 +128,13 @@ ss_error_next_try(void)
 		rearm_deadline();
 }
 
+bool
+ss_error_misses_batch(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_UNDEFINED_TABLE && error->message != NULL &&
+		   strstr(error->message, "\"batch\"") != NULL;
+}
+
 const char *
 ss_error_hint(const ErrorData *error)
 {
@@ -129,8 +142,7 @@ ss_error_hint(const ErrorData *error)
 		return error->hint;
 
 	/* the relation that only a pipeline's own statements can see */
-	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE && error->message != NULL &&
-		strstr(error->message, "\"batch\"") != NULL)
+	if (ss_error_misses_batch(error))
 		return "The relation \"batch\" is visible in the pipeline's own statements only, not inside functions or views they use.";
 
 	return find_rule(error->sqlerrcode)->hint;

@@ -18,6 +18,12 @@ typedef enum SsDecision
 /* The table of DESIGN.md.  single: one row alone caused it. */
 extern SsDecision ss_error_decide(int sqlstate, bool single);
 
+/* Is it about the values of an entry, whatever the rest of the table makes of it? */
+extern bool ss_error_is_data(int sqlstate);
+
+/* Is this error that of a statement which looks for "batch" where it cannot be seen? */
+extern bool ss_error_misses_batch(const ErrorData *error);
+
 /* Was the ERROR being handled our batch deadline (set by the worker's timeout handler), not a user's cancel? */
 extern bool ss_error_deadline_passed(void);
 extern void ss_error_set_deadline(bool passed);

@@ -45,6 +45,7 @@ static const char *const pinned[][2] = {
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_deferrable", "off"},
 	{"row_security", "on"},
+	{"standard_conforming_strings", "on"}, /* as a transform was read when it was checked */
 	{"session_replication_role", "origin"},
 	{"zero_damaged_pages", "off"},
 	{"statement_timeout", "0"},
@@ -171,6 +172,8 @@ ss_identity_enter(const SsPipeline *pipeline, SsIdentity *saved)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("row_security", "on", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 
 	/*

@@ -63,35 +63,46 @@ ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapping,
 }
 
 void
-ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows)
+ss_plan_register_as(const char *name, TupleDesc desc, Tuplestorestate *store, double nrows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	int					   result;
 
-	enr->md.name = SS_BATCH_RELATION;
+	enr->md.name = pstrdup(name);
 	enr->md.reliddesc = InvalidOid;
-	enr->md.tupdesc = ss_mapping_desc(mapping);
+	enr->md.tupdesc = desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
 	enr->md.enrtuples = nrows;
 	enr->reldata = store;
 
 	result = SPI_register_relation(enr);
 	if (result != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register relation \"%s\": %s", SS_BATCH_RELATION, SPI_result_code_string(result));
+		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(result));
+}
+
+void
+ss_plan_unregister_as(const char *name)
+{
+	int result = SPI_unregister_relation(name);
+
+	if (result != SPI_OK_REL_UNREGISTER)
+		elog(ERROR, "could not unregister relation \"%s\": %s", name, SPI_result_code_string(result));
+}
+
+void
+ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows)
+{
+	ss_plan_register_as(SS_BATCH_RELATION, ss_mapping_desc(mapping), store, nrows);
 }
 
 void
 ss_plan_unregister(void)
 {
-	int result = SPI_unregister_relation(SS_BATCH_RELATION);
-
-	if (result != SPI_OK_REL_UNREGISTER)
-		elog(ERROR, "could not unregister relation \"%s\": %s", SS_BATCH_RELATION, SPI_result_code_string(result));
+	ss_plan_unregister_as(SS_BATCH_RELATION);
 }
 
-/* Prepare a statement and keep its plan; batch is registered. */
-static SPIPlanPtr
-prepare_kept(const char *sql)
+SPIPlanPtr
+ss_plan_prepare(const char *sql)
 {
 	SPIPlanPtr plan = SPI_prepare(sql, 0, NULL);
 
@@ -141,7 +152,7 @@ ss_plan_insert(SsPlans *plans, const Bitmapset *set)
 		}
 	}
 
-	plan = prepare_kept(ss_statement_insert(plans->pipeline, plans->mapping, plans->shape, set));
+	plan = ss_plan_prepare(ss_statement_insert(plans->pipeline, plans->mapping, plans->shape, set));
 	oldcontext = MemoryContextSwitchTo(plans->cxt);
 	copy = bms_copy(set);
 	MemoryContextSwitchTo(oldcontext);
@@ -157,7 +168,7 @@ SPIPlanPtr
 ss_plan_superseded(SsPlans *plans)
 {
 	if (plans->superseded == NULL)
-		plans->superseded = prepare_kept(ss_statement_superseded(plans->mapping, plans->shape));
+		plans->superseded = ss_plan_prepare(ss_statement_superseded(plans->mapping, plans->shape));
 	return plans->superseded;
 }
 

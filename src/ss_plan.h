@@ -24,6 +24,13 @@ extern SsPlans *ss_plan_create(const SsPipeline *pipeline, const SsMapping *mapp
 extern void ss_plan_register(const SsMapping *mapping, Tuplestorestate *store, int nrows);
 extern void ss_plan_unregister(void);
 
+/* The same for any relation; desc must live as long. */
+extern void ss_plan_register_as(const char *name, TupleDesc desc, Tuplestorestate *store, double nrows);
+extern void ss_plan_unregister_as(const char *name);
+
+/* Prepare a statement over what is registered, and keep it until SPI_freeplan. */
+extern SPIPlanPtr ss_plan_prepare(const char *sql);
+
 /* The INSERT for rows that set these columns on a conflict, made if needed while batch is registered. */
 extern SPIPlanPtr ss_plan_insert(SsPlans *plans, const Bitmapset *set);
 

@@ -194,6 +194,7 @@ prepare_writing(Retry *retry)
 	retry->mapping = NULL;
 	retry->mapping = ss_mapping_build(retry->pipeline, retry->tmpl, CurrentMemoryContext);
 	retry->writer = ss_write_create(retry->pipeline, retry->mapping, CurrentMemoryContext);
+	ss_write_prepare(retry->writer);
 }
 
 /* A stand-in for a stream, which gives its name and placeholders; NULL if the pipeline's template does not match it. */

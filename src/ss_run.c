@@ -103,6 +103,7 @@ ss_run_refresh(SsRun *run)
 	}
 	if (!run->writer)
 		run->writer = ss_write_create(run->pipeline, run->mapping, run->cxt);
+	ss_write_prepare(run->writer);
 }
 
 void

@@ -6,9 +6,7 @@
 #define SS_STATEMENT_H
 
 #include "ss_mapping.h"
-
-/* Name of the in-memory relation. */
-#define SS_BATCH_RELATION "batch"
+#include "ss_transform.h"
 
 /*
  * Columns of batch (indexes as in ss_mapping_column) by their part in the

@@ -226,6 +226,19 @@ ss_target_check(const SsPipeline *pipeline, Relation target, List **watched)
 	check_relation(pipeline, target, target, watched);
 }
 
+void
+ss_target_check_written(const SsPipeline *pipeline, Oid relid)
+{
+	Relation rel = relation_open(relid, AccessShareLock);
+	List	*watched = NIL;
+
+	check_not_ours(rel);
+	check_exact(pipeline, rel, RelationGetRelationName(rel), rel->rd_rel->relkind, rel->rd_rel->relpersistence);
+	if (rel->rd_rel->relhassubclass && !pipeline->allow_inexact)
+		check_partitions(pipeline, rel, relid, &watched);
+	relation_close(rel, NoLock);
+}
+
 /* ---- columns ---- */
 
 void

@@ -44,4 +44,10 @@ typedef struct SsTargetColumn
  */
 extern void ss_target_column(Relation target, AttrNumber attnum, SsTargetColumn *column, List **watched);
 
+/*
+ * Check a relation that a statement of a transform writes: ERROR 55000 if that
+ * cannot be done exactly once, 42809 for a catalog or a table of the extension.
+ */
+extern void ss_target_check_written(const SsPipeline *pipeline, Oid relid);
+
 #endif /* SS_TARGET_H */

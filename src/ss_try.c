@@ -22,11 +22,17 @@
  *	  caller's resource owner and to our memory, so that the rollback of the
  *	  subtransaction that reads it does not pull it from under us.
  *
- *	  Statements run in order (run_statements); today there is one, the INSERT.
+ *	  The statements of a transform run in order, each seeing what those before
+ *	  it did.  What they refuse or ignore (ss_verdict.c) is not in "batch" for the
+ *	  next statement.  A refused entry leaves no trace: if something was
+ *	  written when one was refused, or a relation made that it may have gone into,
+ *	  the subtransaction is rolled back, and all runs once more without those
+ *	  that are refused, however many.  What is ignored is only not seen any more.
  */
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -36,8 +42,10 @@
 #include "utils/snapmgr.h"
 
 #include "ss_bulk.h"
+#include "ss_error.h"
 #include "ss_guc.h"
 #include "ss_try.h"
+#include "ss_verdict.h"
 
 /* kB of rows that stay in memory for one execution; what is above spills to disk. */
 #define BATCH_MEMORY_KB (256 * 1024)
@@ -55,6 +63,12 @@ typedef struct Try
 	Tuplestorestate *store;		  /* to be ended, or NULL */
 	uint64			 processed;	  /* rows that statements reported */
 	int				 row;		  /* the one a bulk insert was at, or -1 */
+
+	/* with a transform */
+	int			step;	  /* at work, or -1 */
+	SsVerdicts *verdicts; /* NULL without one */
+	List	   *results;  /* of SsStepResult *, to be ended */
+	bool		again;	  /* to be rolled back and run without what is refused */
 } Try;
 
 /* Do two rows set the same columns on a conflict? */
@@ -99,6 +113,8 @@ begin_store(Try *try, int first, int count)
 	for (i = first; i < first + count; i++)
 	{
 		if (try->superseded != NULL && try->superseded[i])
+			continue;
+		if (try->verdicts != NULL && ss_verdict_of(try->verdicts, i, NULL) != SS_VERDICT_NONE)
 			continue;
 		tuplestore_putvalues(try->store, desc, try->rows[i].values, try->rows[i].isnull);
 		stored++;
@@ -173,9 +189,9 @@ insert_in_bulk(Try *try, int first, int count)
 	return true;
 }
 
-/* Run the statements over rows that set the same columns. */
+/* Insert rows that set the same columns. */
 static void
-run_statements(Try *try, int first, int count)
+insert_run(Try *try, int first, int count)
 {
 	SsWriter *writer = try->writer;
 	int		  stored;
@@ -194,6 +210,102 @@ run_statements(Try *try, int first, int count)
 	try->processed += SPI_processed;
 	ss_plan_unregister();
 	end_store(try);
+}
+
+/* Insert all rows, those that set the same columns at a time. */
+static void
+run_inserts(Try *try)
+{
+	int first = 0;
+
+	while (first < try->nrows)
+	{
+		int end = first + 1;
+
+		while (end < try->nrows && same_presence(try->writer, &try->rows[first], &try->rows[end]))
+			end++;
+		insert_run(try, first, end - first);
+		first = end;
+	}
+}
+
+/* ---- transforms ---- */
+
+/* The relations that SELECT INTO made. */
+static void
+end_results(Try *try)
+{
+	ListCell *lc;
+
+	foreach(lc, try->results)
+	{
+		SsStepResult *result = lfirst(lc);
+
+		if (result->store != NULL)
+			tuplestore_end(result->store);
+	}
+	try->results = NIL;
+}
+
+/* Where a step's relation will lie. */
+static SsStepResult *
+add_result(Try *try)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(try->writer->work);
+	SsStepResult *result = palloc0_object(SsStepResult);
+
+	result->cxt = try->writer->work;
+	result->owner = try->owner;
+	try->results = lappend(try->results, result);
+	MemoryContextSwitchTo(oldcontext);
+	return result;
+}
+
+/*
+ * Run the statements of the transform; each that refuses or ignores entries
+ * takes them out of batch for those behind it.
+ */
+static void
+run_transform(Try *try)
+{
+	SsSteps	   *steps = try->writer->steps;
+	SsVerdicts *verdicts = try->verdicts;
+	int			nsteps = ss_steps_count(steps);
+	int			left = begin_store(try, 0, try->nrows);
+	bool		effects = false;
+
+	ss_steps_begin(steps, try->store, left);
+	for (int step = 0; step < nsteps && left > 0; step++)
+	{
+		int refused = ss_verdict_refused(verdicts);
+		int ignored = ss_verdict_ignored(verdicts);
+
+		try->step = step;
+		try->processed += ss_steps_run(steps, step, left,
+									   ss_steps_into(steps, step) != NULL ? add_result(try) : NULL);
+		try->step = -1;
+		ss_batch_pause(try->batch);
+
+		effects |= ss_steps_has_effects(steps, step);
+		refused = ss_verdict_refused(verdicts) - refused;
+		ignored = ss_verdict_ignored(verdicts) - ignored;
+		if (refused > 0)
+		{
+			bool written = effects || TransactionIdIsValid(GetCurrentTransactionIdIfAny());
+
+			/* to the end, for what others refuse, where that costs a rollback */
+			try->again |= written || try->results != NIL;
+			if (try->again && !written)
+				break;
+		}
+		if (refused != 0 || ignored != 0)
+		{
+			ss_steps_end(steps);
+			end_store(try);
+			left = begin_store(try, 0, try->nrows);
+			ss_steps_begin(steps, try->store, left);
+		}
+	}
 }
 
 void
@@ -219,19 +331,33 @@ write_error_context(void *arg)
 {
 	const Try	   *try = arg;
 	const SsWriter *writer = try->writer;
+	const char	   *to = writer->shape != NULL ? psprintf(" to %s", writer->shape->target) : "";
 
+	if (try->step >= 0)
+		errcontext("statement %d of the transform", try->step + 1);
 	if (try->nrows == 1)
 	{
 		const SsEntry *entry = &try->batch->entries[try->rows[0].entry];
 		char		   id[SS_ENTRYID_MAXLEN];
 
 		ss_entryid_print(entry->id, id);
-		errcontext("pipeline \"%s\" writing entry %s of stream \"%s\" to %s",
-				   writer->pipeline->name, id, entry->stream->name, writer->shape->target);
+		errcontext("pipeline \"%s\" writing entry %s of stream \"%s\"%s",
+				   writer->pipeline->name, id, entry->stream->name, to);
 	}
 	else
-		errcontext("pipeline \"%s\" writing %d entries to %s",
-				   writer->pipeline->name, try->nrows, writer->shape->target);
+		errcontext("pipeline \"%s\" writing %d entries%s",
+				   writer->pipeline->name, try->nrows, to);
+}
+
+/* Deferred triggers may refuse entries too, of what is written by then. */
+static void
+check_deferred(Try *try)
+{
+	int refused = try->verdicts != NULL ? ss_verdict_refused(try->verdicts) : 0;
+
+	ss_try_check_deferred();
+	if (try->verdicts != NULL && ss_verdict_refused(try->verdicts) > refused)
+		try->again = true;
 }
 
 /* The body of a try, inside its subtransaction. */
@@ -239,7 +365,6 @@ static void
 run_try(Try *try)
 {
 	ErrorContextCallback callback;
-	int					 first = 0;
 
 	callback.callback = write_error_context;
 	callback.arg = try;
@@ -250,25 +375,21 @@ run_try(Try *try)
 		elog(ERROR, "could not connect to SPI");
 	PushActiveSnapshot(GetTransactionSnapshot());
 
-	while (first < try->nrows)
-	{
-		int end = first + 1;
-
-		while (end < try->nrows && same_presence(try->writer, &try->rows[first], &try->rows[end]))
-			end++;
-		run_statements(try, first, end - first);
-		first = end;
-	}
+	if (try->writer->steps != NULL)
+		run_transform(try);
+	else
+		run_inserts(try);
 
 	PopActiveSnapshot();
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");
-	ss_try_check_deferred();
+	if (!try->again)
+		check_deferred(try);
 
 	error_context_stack = callback.previous;
 }
 
-/* Rows of a try that went through: each is written, or superseded. */
+/* Rows of a try that went through: each is written, or superseded, or what the statements said. */
 static void
 settle_try(const Try *try)
 {
@@ -276,43 +397,58 @@ settle_try(const Try *try)
 
 	for (i = 0; i < try->nrows; i++)
 	{
-		SsEntry *entry = &try->batch->entries[try->rows[i].entry];
+		SsEntry	  *entry = &try->batch->entries[try->rows[i].entry];
+		ErrorData *error;
 
+		entry->outcome = SS_OUTCOME_WRITTEN;
 		if (try->superseded != NULL && try->superseded[i])
 			entry->outcome = SS_OUTCOME_SUPERSEDED;
-		else
-			entry->outcome = SS_OUTCOME_WRITTEN;
+		if (try->verdicts == NULL)
+			continue;
+		switch (ss_verdict_of(try->verdicts, i, &error))
+		{
+			case SS_VERDICT_REFUSED:
+				ss_batch_refuse(try->batch, try->rows[i].entry, "refused", error);
+				break;
+			case SS_VERDICT_IGNORED:
+				entry->outcome = SS_OUTCOME_IGNORED;
+				break;
+			case SS_VERDICT_NONE:
+				break;
+		}
 	}
 	try->batch->rows += try->processed;
 }
 
-ErrorData *
-ss_try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool deduplicate, int *failed_row)
+/* Run the body once, in a subtransaction; returns its error. */
+static ErrorData *
+run_pass(Try *try)
 {
-	MemoryContext oldcontext = CurrentMemoryContext;
-	ResourceOwner oldowner = CurrentResourceOwner;
+	SsWriter *writer = try->writer;
 	ErrorData *volatile error = NULL;
-	Try *try = MemoryContextAllocZero(writer->work, sizeof(Try));
 
-	try->writer = writer;
-	try->batch = batch;
-	try->rows = rows;
-	try->nrows = nrows;
-	try->owner = oldowner;
-	try->deduplicate = deduplicate;
+	try->processed = 0;
 	try->row = -1;
-	if (deduplicate)
-		try->superseded = MemoryContextAllocZero(writer->work, nrows * sizeof(bool));
-
+	try->step = -1;
+	try->again = false;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(writer->work);
 	PG_TRY();
 	{
+		if (try->verdicts != NULL)
+			ss_verdict_enter(try->verdicts);
 		run_try(try);
-		ReleaseCurrentSubTransaction();
+		if (try->verdicts != NULL)
+			ss_verdict_leave(try->verdicts);
+		if (try->again)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
+		if (try->verdicts != NULL)
+			ss_verdict_leave(try->verdicts);
 		MemoryContextReset(writer->error);
 		MemoryContextSwitchTo(writer->error);
 		error = CopyErrorData();
@@ -320,13 +456,61 @@ ss_try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool dedup
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(oldcontext);
-	CurrentResourceOwner = oldowner;
+	CurrentResourceOwner = try->owner;
+	MemoryContextSwitchTo(writer->work);
 
 	end_store(try);
+	end_results(try);
+	if (error != NULL && try->step >= 0)
+		ss_steps_explain_error(writer->steps, try->step, error);
+	return error;
+}
+
+/*
+ * Run the body until all that it refuses is known before.  An error of data
+ * may be the fault of an entry that was refused by then.
+ */
+static ErrorData *
+run_passes(Try *try)
+{
+	int refused = 0;
+
+	for (;;)
+	{
+		ErrorData *error = run_pass(try);
+		bool	   news = try->verdicts != NULL && ss_verdict_refused(try->verdicts) > refused;
+
+		if (error != NULL ? !news || !ss_error_is_data(error->sqlerrcode) : !try->again)
+			return error;
+		refused = ss_verdict_refused(try->verdicts);
+		ss_verdict_again(try->verdicts);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+ErrorData *
+ss_try_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows, bool deduplicate, int *failed_row)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(writer->work);
+	ErrorData	 *error;
+	Try			 *try = palloc0_object(Try);
+
+	try->writer = writer;
+	try->batch = batch;
+	try->rows = rows;
+	try->nrows = nrows;
+	try->owner = CurrentResourceOwner;
+	try->deduplicate = deduplicate;
+	if (deduplicate)
+		try->superseded = palloc0_array(bool, nrows);
+	if (writer->steps != NULL)
+		try->verdicts = ss_verdict_create(rows - writer->rows, nrows);
+
+	error = run_passes(try);
 	*failed_row = try->row;
 	if (error == NULL)
 		settle_try(try);
+	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(writer->work);
 	return error;
 }

@@ -7,6 +7,7 @@
 
 #include "ss_bulk.h"
 #include "ss_plan.h"
+#include "ss_steps.h"
 #include "ss_write.h"
 
 struct SsWriter
@@ -18,7 +19,10 @@ struct SsWriter
 	SsMapping		 *mapping;
 	SsStatementShape *shape; /* NULL until first use, and so are the others */
 	SsPlans			 *plans;
-	SsBulk			 *bulk; /* NULL where a conflict is not an error */
+	SsBulk			 *bulk;		/* NULL where a conflict is not an error */
+	SsSteps			 *steps;	/* of a transform, which has none of those three */
+	bool			  prepared; /* ... and was analysed */
+	const SsRow		 *rows;		/* of the batch: _seq counts from here */
 };
 
 /*

@@ -16,7 +16,7 @@
  *	  rows behind it see its effects, as they would have in one piece.
  *
  *	  Rows go through the statement, or by ss_bulk.c past it where that means
- *	  the same.
+ *	  the same; or through the statements of a transform.
  *
  *	  A foreign key may fail only because the row it points to stands later in
  *	  the batch, so single rows that fail with 23503 are put aside and tried
@@ -52,10 +52,16 @@ ss_write_free(SsWriter *writer)
 	MemoryContextDelete(writer->cxt);
 }
 
-static SsStatementShape *
-get_shape(SsWriter *writer)
+/* What the pipeline runs: a transform's steps, or what the generated INSERT needs. */
+static void
+get_statements(SsWriter *writer)
 {
-	if (writer->plans == NULL)
+	if (writer->pipeline->transform != NULL)
+	{
+		if (writer->steps == NULL)
+			writer->steps = ss_steps_create(writer->pipeline, writer->mapping, writer->cxt);
+	}
+	else if (writer->plans == NULL)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(writer->cxt);
 
@@ -65,15 +71,26 @@ get_shape(SsWriter *writer)
 			writer->bulk = ss_bulk_create(writer->mapping, writer->cxt);
 		MemoryContextSwitchTo(oldcontext);
 	}
-	return writer->shape;
+}
+
+void
+ss_write_prepare(SsWriter *writer)
+{
+	if (writer->prepared || writer->pipeline->transform == NULL)
+		return;
+	get_statements(writer);
+	ss_steps_prepare(writer->steps, false);
+	ss_mapping_use_fields(writer->mapping, ss_steps_use_fields(writer->steps));
+	writer->prepared = true;
 }
 
 char *
 ss_write_statement(SsWriter *writer)
 {
-	SsStatementShape *shape = get_shape(writer);
-
-	return ss_statement_insert(writer->pipeline, writer->mapping, shape, shape->insert);
+	if (writer->pipeline->transform != NULL)
+		return pstrdup(writer->pipeline->transform);
+	get_statements(writer);
+	return ss_statement_insert(writer->pipeline, writer->mapping, writer->shape, writer->shape->insert);
 }
 
 void
@@ -190,7 +207,8 @@ ss_write_rows(SsWriter *writer, SsBatch *batch, SsRow *rows, int nrows)
 	if (nrows == 0)
 		return;
 
-	get_shape(writer);
+	get_statements(writer);
+	writer->rows = rows;
 	isolation.writer = writer;
 	isolation.batch = batch;
 	isolation.rows = rows;
@@ -212,9 +230,16 @@ ss_write_check(SsWriter *writer)
 {
 	Tuplestorestate *store;
 	MemoryContext	 oldcontext;
-	char			*explain = psprintf("EXPLAIN (COSTS off) %s", ss_write_statement(writer));
+	char			*explain;
 	int				 result;
 
+	if (writer->pipeline->transform != NULL)
+	{
+		get_statements(writer);
+		ss_steps_prepare(writer->steps, true);
+		return;
+	}
+	explain = psprintf("EXPLAIN (COSTS off) %s", ss_write_statement(writer));
 	oldcontext = MemoryContextSwitchTo(writer->work);
 	store = tuplestore_begin_heap(true, false, 64);
 	MemoryContextSwitchTo(oldcontext);

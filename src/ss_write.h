@@ -21,12 +21,18 @@ extern void		 ss_write_free(SsWriter *writer); /* also frees the plans */
 /* The statement that is run for rows with all columns, for pipelines.statement; palloc'd. */
 extern char *ss_write_statement(SsWriter *writer);
 
+/*
+ * Before rows are made for it: if there is a transform, analyse it, so that the
+ * mapping knows what it reads.  ERROR with the server's own message.  Does nothing the second time.
+ */
+extern void ss_write_prepare(SsWriter *writer);
+
 /* Parse, plan and check privileges as the current user without running: ERROR with the server's own message. */
 extern void ss_write_check(SsWriter *writer);
 
 /*
  * Write rows in the current transaction, as the current user.  Sets every
- * row's entry to written, refused (with ss_batch_refuse) or superseded and adds to batch->rows.
+ * row's entry to written, refused (with ss_batch_refuse), ignored or superseded and adds to batch->rows.
  * Data errors are isolated; machine and set-up errors are raised.  Leaves no
  * SPI connection open.  Rows refused with 23503 get one more try after the good ones.
  */

@@ -236,7 +236,7 @@ SET TimeZone = 'UTC';
 -- ---------------------------------------------------------------------------
 -- Not supported yet: refused, never ignored; their defaults are fine
 -- ---------------------------------------------------------------------------
-SELECT a AS argument, f FROM unnest(ARRAY['transform=''SELECT 1''', 'create_target=true', 'evolve=true',
+SELECT a AS argument, f FROM unnest(ARRAY['create_target=true', 'evolve=true',
 	'trim_after=''1 day''']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,
@@ -259,7 +259,7 @@ SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', reset => 
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', reset => '{NULL}')$$);
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', reset => '{target}', connect => false)$$);
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', key => 'id')$$);
-SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', transform => 'SELECT 1')$$);
+SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', transform => 'SELECT', key => 'id')$$);
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', server => 'nowhere', connect => false)$$);
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline(NULL, workers => 2)$$);
 SELECT * FROM define_fails($$SELECT streamsink.alter_pipeline('plain', start_from => '$', connect => false)$$);

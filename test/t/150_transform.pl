@@ -1,0 +1,210 @@
+# Transforms in workers: several tables exactly once while workers are killed,
+# several workers on one stream, refusals, tables that vanish and come back.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use StreamsinkTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $entries = $ENV{STREAMSINK_KILL_ENTRIES} // 100_000;
+my $kills   = $ENV{STREAMSINK_KILLS} // 4;
+my $seed    = $ENV{STREAMSINK_SEED} // 20240607;
+note "seed $seed, $entries entries, $kills kills";
+srand($seed);
+
+my $redis = new_redis('transform');
+my $node  = new_node('transform', 'streamsink.setup_retry' => '100ms', 'streamsink.sample_interval' => '200ms');
+create_server($node, $redis);
+sub sql { return $node->safe_psql('postgres', join "\n", @_); }
+sub status { return sql("SELECT $_[1] FROM streamsink.status WHERE pipeline = '$_[0]'"); }
+sub letters { return sql("SELECT COALESCE(string_agg(concat_ws('|', fields ->> 'n', stage, sqlstate, error), ' ' ORDER BY entry_id), '') FROM streamsink.dead_letters WHERE pipeline = '$_[0]'"); }
+my $sum = 'read = written + refused + ignored + repeated + superseded + vanished';
+
+# ---------------------------------------------------------------------------
+# Five workers on one stream, several tables, refused and ignored entries,
+# killed again and again: each entry in the tables it belongs to, once
+# ---------------------------------------------------------------------------
+sql(q{
+	CREATE TYPE event AS (n int, kind text, value int);
+	CREATE TABLE evens (n int NOT NULL, value int NOT NULL);
+	CREATE TABLE odds (n int NOT NULL, value int NOT NULL);
+	CREATE TABLE totals (kind text PRIMARY KEY, n bigint NOT NULL, value bigint NOT NULL);
+	SELECT streamsink.create_pipeline('events', server => 'iot', stream => 'events', row_type => 'event', workers => 5, batch_size => 200,
+		transform => $$
+			SELECT streamsink.ignore(_seq, 'not counted') FROM batch WHERE n % 100 = 50;
+			INSERT INTO evens SELECT n, value FROM batch WHERE n % 2 = 0;
+			SELECT n, value INTO odd FROM batch WHERE n % 2 = 1 AND (n % 1000 <> 777 OR streamsink.refuse(_seq, 'no sevens'));
+			INSERT INTO odds SELECT * FROM odd;
+			INSERT INTO totals SELECT kind, count(*), sum(value) FROM batch GROUP BY kind ORDER BY kind
+				ON CONFLICT (kind) DO UPDATE SET n = totals.n + excluded.n, value = totals.value + excluded.value
+		$$);
+	SELECT streamsink.start('events')});
+
+my $producer = fork // die "fork: $!";
+if ($producer == 0)
+{
+	my $good = eval {
+		for (my $from = 1; $from <= $entries; $from += 5000)
+		{
+			my $to = $from + 4999 < $entries ? $from + 4999 : $entries;
+			$redis->cli_stdin(join '', map { resp('XADD', 'events', '*', n => $_, kind => 'k' . $_ % 3, value => $_ * 7) } $from .. $to);
+			usleep(50_000);
+		}
+		1;
+	};
+	print STDERR "producer: $@" unless $good;
+	require POSIX;
+	POSIX::_exit($good ? 0 : 1);
+}
+
+sub query
+{
+	my ($rc, $out);
+	eval { ($rc, $out) = $node->psql('postgres', $_[0], timeout => 60); 1 } or $@ =~ /Broken pipe/ or die $@;
+	return defined $rc && $rc == 0 ? $out : undef;
+}
+for my $i (1 .. $kills)
+{
+	my $pid = poll_until(sub {
+		my @pids = split /\n/, query("SELECT pid FROM streamsink.workers WHERE pipeline = 'events' AND pid IS NOT NULL AND written > 0") // '';
+		return $pids[ rand @pids ]; }, "worker $i to settle batches");
+	usleep(int(rand(300_000)));
+	kill 'KILL', $pid;
+	poll_until(sub { defined query('SELECT 1') && !kill 0, $pid }, "the server to come back after kill $i");
+}
+waitpid($producer, 0);
+is($?, 0, 'the producer wrote all its entries');
+poll_until(sub { (query("SELECT state FROM streamsink.status WHERE pipeline = 'events'") // '') eq 'running' }, 'the pipeline to run');
+is(sql("SELECT streamsink.wait_for('events', '5 min')"), 't', 'everything is settled');
+
+# what it must come to
+my $numbers = "generate_series(1, $entries) AS n";
+my $here = 'n % 100 <> 50 AND n % 1000 <> 777';
+is(sql('SELECT count(*), count(DISTINCT n), sum(value) FROM evens'), sql("SELECT count(*), count(*), sum(n * 7) FROM $numbers WHERE n % 2 = 0 AND $here"), 'the first table has its entries once');
+is(sql('SELECT count(*), count(DISTINCT n), sum(value) FROM odds'), sql("SELECT count(*), count(*), sum(n * 7) FROM $numbers WHERE n % 2 = 1 AND $here"), 'and so has the second');
+is(sql('SELECT kind, n, value FROM totals ORDER BY kind'), sql("SELECT 'k' || n % 3, count(*), sum(n * 7) FROM $numbers WHERE $here GROUP BY 1 ORDER BY 1"), 'sums are exact');
+is(sql("SELECT count(*), count(DISTINCT fields ->> 'n'), min(stage), min(error) FROM streamsink.dead_letters WHERE pipeline = 'events'"),
+	sql("SELECT count(*), count(*), 'refused', 'no sevens' FROM $numbers WHERE n % 1000 = 777"), 'refused entries are dead letters, once each');
+is(status('events', $sum), 't', 'counters add up');
+is($redis->cli('XPENDING', 'events', 'events') =~ /\A0\b/ ? 0 : 1, 0, 'nothing is pending');
+sql("SELECT streamsink.drop_pipeline('events')");
+
+# ---------------------------------------------------------------------------
+# One worker: what is counted
+# ---------------------------------------------------------------------------
+sql(q{
+	TRUNCATE evens;
+	SELECT streamsink.create_pipeline('counted', server => 'iot', stream => 'counted', row_type => 'event', transform => $$
+		INSERT INTO evens SELECT n, n FROM batch WHERE n % 2 = 0 AND (n % 5 <> 0 OR streamsink.refuse(_seq, 'five')) OR n % 7 = 0 AND streamsink.ignore(_seq)$$);
+	SELECT streamsink.start('counted')});
+produce($redis, 'counted', map { [ n => $_ ] } 1 .. 70);
+wait_settled($node, 'counted');
+poll_until(sub { status('counted', 'read') eq '70' }, 'the counters');
+# of the numbers divisible by 7 the even ones are written, or refused with 5
+is(status('counted', "written, refused, ignored, rows, $sum"), '58|7|5|28|t', 'filtered entries count as written, ignored ones as ignored');
+
+# ---------------------------------------------------------------------------
+# ingest, preview, retry; altered while it runs
+# ---------------------------------------------------------------------------
+sql("SELECT streamsink.stop('counted'); TRUNCATE evens");
+produce($redis, 'counted', [ n => 2 ], [ n => 10 ], [ n => 3 ], [ n => 7 ]);
+is(sql("SELECT string_agg(outcome, ' ' ORDER BY id) FROM streamsink.preview('counted', 10)"), 'written refused written ignored', 'preview runs it all');
+is(sql('SELECT count(*) FROM evens'), 0, '... and nothing of it stays');
+is(sql('CALL streamsink.ingest($$counted$$)'), '1|2|1', 'ingest runs it too');
+is(sql('SELECT string_agg(n::text, $$ $$) FROM evens'), '2', '... and what it wrote stays');
+sql(q{SELECT streamsink.start('counted');
+	SELECT streamsink.alter_pipeline('counted', transform => 'INSERT INTO evens SELECT n, -n FROM batch')});
+is(sql("SELECT streamsink.retry_dead_letters('counted')"), 8, 'dead letters go through the new transform');
+produce($redis, 'counted', [ n => 5 ]);
+wait_settled($node, 'counted');
+is(sql('SELECT count(*), min(value) FROM evens WHERE value < 0'), '9|-70', '... and so do new entries');
+# a column more in the row type, while it runs
+sql(q{ALTER TYPE event ADD ATTRIBUTE extra text;
+	CREATE TABLE extras (extra text);
+	SELECT streamsink.alter_pipeline('counted', transform => 'INSERT INTO extras SELECT extra FROM batch')});
+produce($redis, 'counted', [ n => 1, extra => 'more' ]);
+wait_settled($node, 'counted');
+is(sql('SELECT extra FROM extras'), 'more', 'a new attribute of the row type');
+sql('ALTER TYPE event ALTER ATTRIBUTE extra TYPE int');
+sql('ALTER TABLE extras ALTER extra TYPE bigint USING 0');
+produce($redis, 'counted', [ n => 1, extra => '12' ]);
+wait_settled($node, 'counted');
+is(sql('SELECT max(extra) FROM extras'), 12, '... and one of another type');
+
+# ---------------------------------------------------------------------------
+# A table is dropped: the pipeline waits, says why, and goes on when it is back
+# ---------------------------------------------------------------------------
+sql(q{CREATE TABLE kept (n int);
+	SELECT streamsink.alter_pipeline('counted', transform => E'INSERT INTO kept SELECT n FROM batch;\nINSERT INTO extras (extra) SELECT extra FROM batch')});
+produce($redis, 'counted', [ n => 1, extra => 1 ]);
+wait_settled($node, 'counted');
+sql('DROP TABLE extras');
+produce($redis, 'counted', map { [ n => $_, extra => $_ ] } 2 .. 50);
+wait_for_state($node, 'counted', 'waiting');
+like(status('counted', 'reason, hint'), qr/^relation "extras" does not exist\|Create the table/, 'reason and hint');
+is(sql('SELECT count(*) FROM kept'), 1, 'nothing of the batch is written');
+like(slurp_file($node->logfile), qr/LINE 2|statement 2 of the transform/, 'the log names the statement');
+sql('CREATE TABLE extras (what date, extra int)');
+wait_settled($node, 'counted');
+is(sql('SELECT (SELECT count(DISTINCT n) FROM kept), (SELECT count(*) FROM kept), (SELECT count(*) FROM extras)'), '50|50|49', 'it goes on by itself, and nothing is lost');
+is(letters('counted'), '', '... without a dead letter');
+sql("SELECT streamsink.drop_pipeline('counted')");
+
+# ---------------------------------------------------------------------------
+# A batch that runs longer than it may: the entry at fault is found
+# ---------------------------------------------------------------------------
+sql(q{ALTER SYSTEM SET streamsink.batch_timeout = '500ms'});
+sql(q{SELECT pg_reload_conf();
+	TRUNCATE kept;
+	CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql AS $$BEGIN IF n = 5 THEN PERFORM pg_sleep(60); END IF; RETURN n; END$$;
+	SELECT streamsink.create_pipeline('slow', server => 'iot', stream => 'slow', row_type => 'event', transform => 'INSERT INTO kept SELECT slow(n) FROM batch');
+	SELECT streamsink.start('slow')});
+produce($redis, 'slow', map { [ n => $_ ] } 1 .. 20);
+wait_settled($node, 'slow');
+is(letters('slow'), '5|write|57014|the entry alone took longer than a batch may take', 'an entry that takes too long is refused');
+is(sql('SELECT count(*), count(DISTINCT n) FROM kept'), '19|19', '... and its neighbours arrive once');
+sql(q{ALTER SYSTEM RESET streamsink.batch_timeout});
+sql(q{SELECT pg_reload_conf(); SELECT streamsink.drop_pipeline('slow')});
+
+# ---------------------------------------------------------------------------
+# Ten entries of a thousand raise: what that costs
+# ---------------------------------------------------------------------------
+sql(q{CREATE TABLE raised (n int);
+	CREATE FUNCTION raise_some() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.n % 100 = 37 THEN RAISE EXCEPTION 'no %', NEW.n; END IF; RETURN NEW; END$$;
+	CREATE TRIGGER raise_some BEFORE INSERT ON raised FOR EACH ROW EXECUTE FUNCTION raise_some();
+	SELECT streamsink.create_pipeline('raised', server => 'iot', stream => 'raised', row_type => 'event', transform => 'INSERT INTO raised SELECT n FROM batch', connect => false)});
+foreach my $which ('good', 'bad')
+{
+	my $step = $which eq 'good' ? 100 : 1;
+	sql(q{SELECT count(*) FROM streamsink.apply('raised', '[{"n": 1}]')});
+	my ($took, $outcomes) = split /\|/, sql(qq{
+		CREATE TEMP TABLE t AS SELECT clock_timestamp() AS began, jsonb_agg(jsonb_build_object('n', i * $step)) AS entries FROM generate_series(1, 1000) AS i;
+		SELECT extract(epoch FROM clock_timestamp() - began), o FROM t, LATERAL (SELECT string_agg(outcome, ' ') FROM streamsink.apply('raised', entries)) AS a (o)});
+	note sprintf('1000 entries, %s: %.1f ms', $which eq 'good' ? 'none raises' : 'ten raise', $took * 1000);
+	is(scalar(() = $outcomes =~ /refused/g), $which eq 'good' ? 0 : 10, "$which ones: refused");
+}
+
+# ---------------------------------------------------------------------------
+# Foreign tables: they can be written, not exactly once
+# ---------------------------------------------------------------------------
+my $port = $node->port;
+my $host = $node->host;
+sql(qq{CREATE EXTENSION postgres_fdw;
+	CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER loopback OPTIONS (user 'postgres');
+	CREATE TABLE far (n int CHECK (n <> 3), value int);
+	CREATE FOREIGN TABLE near (n int, value int) SERVER loopback OPTIONS (table_name 'far')});
+my ($rc, $out, $err) = $node->psql('postgres', q{SELECT streamsink.create_pipeline('foreign', server => 'iot', stream => 'foreign', row_type => 'event', transform => 'INSERT INTO near SELECT n, value FROM batch')});
+like($err, qr/cannot be written exactly once: "near" is foreign/, 'a foreign table needs to be asked for');
+sql(q{SELECT streamsink.create_pipeline('foreign', server => 'iot', stream => 'foreign', row_type => 'event', allow_inexact => true, transform => 'INSERT INTO near SELECT n, value FROM batch');
+	SELECT streamsink.start('foreign')});
+produce($redis, 'foreign', map { [ n => $_, value => $_ ] } 1 .. 20);
+wait_settled($node, 'foreign');
+is(sql('SELECT count(*), count(DISTINCT n) FROM far'), '19|19', 'a foreign table is written');
+like(letters('foreign'), qr/^3\|write\|23514/, '... and its refusals come back');
+
+$node->stop;
+done_testing;
