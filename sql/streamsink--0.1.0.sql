@@ -349,12 +349,39 @@ SELECT pg_catalog.pg_extension_config_dump('streamsink.ledger', '');
 CREATE TABLE streamsink.ledger_log (
 	pipeline   int4        NOT NULL,
 	settled_at timestamptz NOT NULL,
-	intervals  bytea       NOT NULL
+	intervals  bytea       NOT NULL,
+	written    int8,	-- these: what the batch adds to the counters, NULL for nothing
+	refused    int8,
+	ignored    int8,
+	repeated   int8,
+	superseded int8,
+	vanished   int8,
+	"rows"     int8,
+	batches    int8,
+	errors     int8
 ) USING heap;
 COMMENT ON TABLE streamsink.ledger_log IS 'what single batches settled and is not folded into the ledger yet';
 CREATE INDEX ledger_log_idx ON streamsink.ledger_log (pipeline, settled_at);
 COMMENT ON INDEX streamsink.ledger_log_idx IS 'finds the log of a pipeline';
 SELECT pg_catalog.pg_extension_config_dump('streamsink.ledger_log', '');
+
+-- Dumped: rows, ledger and counters belong together.
+CREATE TABLE streamsink.counter (
+	pipeline   int4 NOT NULL,
+	written    int8 NOT NULL,
+	refused    int8 NOT NULL,
+	ignored    int8 NOT NULL,
+	repeated   int8 NOT NULL,
+	superseded int8 NOT NULL,
+	vanished   int8 NOT NULL,
+	"rows"     int8 NOT NULL,
+	batches    int8 NOT NULL,
+	errors     int8 NOT NULL,
+	reset_at   timestamptz,
+	CONSTRAINT counter_pkey PRIMARY KEY (pipeline)
+) USING heap WITH (fillfactor = 50);
+COMMENT ON TABLE streamsink.counter IS 'counters of pipelines, without what the rows of ledger_log add to them; see the view status';
+SELECT pg_catalog.pg_extension_config_dump('streamsink.counter', '');
 
 CREATE SEQUENCE streamsink.dead_letter_id_seq;
 COMMENT ON SEQUENCE streamsink.dead_letter_id_seq IS 'numbers dead letters';
@@ -452,6 +479,9 @@ COMMENT ON TRIGGER refuse_write ON streamsink.ledger IS 'lets only superusers wr
 CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.ledger_log
 	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
 COMMENT ON TRIGGER refuse_write ON streamsink.ledger_log IS 'lets only superusers write by SQL';
+CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.counter
+	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
+COMMENT ON TRIGGER refuse_write ON streamsink.counter IS 'lets only superusers write by SQL';
 CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON streamsink.dead_letter
 	FOR EACH STATEMENT EXECUTE FUNCTION streamsink.refuse_write();
 COMMENT ON TRIGGER refuse_write ON streamsink.dead_letter IS 'lets only superusers write by SQL';
@@ -753,7 +783,7 @@ CREATE FUNCTION streamsink.pipeline_status(id int4,
 	OUT repeated int8, OUT superseded int8, OUT vanished int8, OUT batches int8, OUT errors int8,
 	OUT read_rate float8, OUT written_rate float8, OUT latency_p50 interval, OUT latency_p99 interval,
 	OUT last_batch_at timestamptz, OUT last_error text, OUT last_sqlstate text,
-	OUT last_error_at timestamptz, OUT stats_reset timestamptz) RETURNS record
+	OUT last_error_at timestamptz, OUT stats_reset timestamptz, OUT error_rate float8, OUT redis bool) RETURNS record
 	AS 'MODULE_PATHNAME', 'streamsink_pipeline_status' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION streamsink.pipeline_status(int4) IS 'state and counters of a pipeline by its number; see the view status';
 
@@ -783,6 +813,10 @@ CREATE FUNCTION streamsink.reset_stats(name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'streamsink_reset_stats' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION streamsink.reset_stats(text) IS 'sets the counters of a pipeline to zero';
 
+CREATE FUNCTION streamsink.health(name text = NULL, max_error_rate real = 0.05, max_lag interval = '1 min') RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'streamsink_health' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION streamsink.health(text, real, interval) IS 'whether a pipeline, or all that you may see, do their work: status ok, degraded or down, with counters and checks; NULL for a limit: none';
+
 CREATE VIEW streamsink.pipelines WITH (security_barrier) AS
 	SELECT p.name, p.owner, p.server, p.stream, p.target,
 		(streamsink.pipeline_status(p.id)).enabled AS enabled,
@@ -807,7 +841,8 @@ CREATE VIEW streamsink.status WITH (security_barrier) AS
 		(SELECT pg_catalog.count(*) FROM streamsink.dead_letter d WHERE d.pipeline = p.id) AS dead_letters,
 		t.dead_letter_stream_length,
 		s.last_batch_at, s.last_error, s.last_sqlstate, s.last_error_at, t.sampled_at, s.stats_reset,
-		(SELECT coalesce(pg_catalog.sum(m.missed), 0)::int8 FROM streamsink.stream m WHERE m.pipeline = p.id) AS missed
+		(SELECT coalesce(pg_catalog.sum(m.missed), 0)::int8 FROM streamsink.stream m WHERE m.pipeline = p.id) AS missed,
+		s.error_rate, s.redis, t.stream_length
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
 		CROSS JOIN LATERAL streamsink.pipeline_status(p.id) s
@@ -819,6 +854,7 @@ CREATE VIEW streamsink.status WITH (security_barrier) AS
 				pg_catalog.sum(x.foreign_pending) FILTER (WHERE x.stream <> 0)::int8 AS foreign_pending,
 				pg_catalog.max(x.oldest_pending) FILTER (WHERE x.stream <> 0) AS oldest_pending,
 				pg_catalog.max(x.length) FILTER (WHERE x.stream = 0) AS dead_letter_stream_length,
+				pg_catalog.sum(x.length) FILTER (WHERE x.stream <> 0)::int8 AS stream_length,
 				pg_catalog.max(x.sampled_at) AS sampled_at
 			FROM streamsink.stream_samples(p.id) x) t
 	WHERE pg_catalog.pg_has_role('pg_monitor', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'MEMBER');
@@ -860,6 +896,66 @@ CREATE VIEW streamsink.outbox WITH (security_barrier) AS
 		JOIN pg_catalog.pg_roles r ON r.rolname = q.role
 	WHERE pg_catalog.pg_has_role(r.oid, 'MEMBER');
 COMMENT ON VIEW streamsink.outbox IS 'commands for Redis that are not carried out yet';
+
+-- The numbers of status and outbox in the long form that monitoring wants; the
+-- names follow Prometheus.  What is unknown has no row.
+CREATE VIEW streamsink.metrics WITH (security_barrier) AS
+	SELECT v.metric, v.type, v.help,
+		pg_catalog.jsonb_build_object('pipeline', s.pipeline) || v.labels AS labels,
+		v.value::float8 AS value
+	FROM streamsink.status s
+		CROSS JOIN LATERAL (VALUES
+			('streamsink_up', 'gauge', '1 if the pipeline is running', '{}'::jsonb, (s.state = 'running')::int4::float8),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "stopped"}', (s.state = 'stopped')::int4),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "starting"}', (s.state = 'starting')::int4),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "running"}', (s.state = 'running')::int4),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "waiting"}', (s.state = 'waiting')::int4),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "stopping"}', (s.state = 'stopping')::int4),
+			('streamsink_pipeline_in_state', 'gauge', '1 for the state that the pipeline is in', '{"state": "failed"}', (s.state = 'failed')::int4),
+			('streamsink_workers', 'gauge', 'worker processes', '{}', s.workers),
+			('streamsink_workers_wanted', 'gauge', 'worker processes that there should be', '{}', s.workers_wanted),
+			('streamsink_streams', 'gauge', 'streams that workers look at', '{}', s.streams),
+			('streamsink_entries_read_total', 'counter', 'entries taken from Redis', '{}', s."read"),
+			('streamsink_entries_written_total', 'counter', 'entries that became rows', '{}', s.written),
+			('streamsink_entries_refused_total', 'counter', 'entries that were refused', '{}', s.refused),
+			('streamsink_entries_ignored_total', 'counter', 'entries that were left out on purpose', '{}', s.ignored),
+			('streamsink_entries_repeated_total', 'counter', 'entries that came again and were settled already', '{}', s.repeated),
+			('streamsink_entries_superseded_total', 'counter', 'entries that a later one with the same key replaced in their batch', '{}', s.superseded),
+			('streamsink_entries_vanished_total', 'counter', 'entries deleted in Redis after they were delivered', '{}', s.vanished),
+			('streamsink_entries_missed_total', 'counter', 'entries removed in Redis before they were delivered, at least', '{}', s.missed),
+			('streamsink_rows_total', 'counter', 'rows that the statements wrote', '{}', s."rows"),
+			('streamsink_batches_total', 'counter', 'batches committed', '{}', s.batches),
+			('streamsink_errors_total', 'counter', 'tries of workers that failed', '{}', s.errors),
+			('streamsink_dead_letters', 'gauge', 'dead letters that are left', '{}', s.dead_letters),
+			('streamsink_dead_letter_stream_length', 'gauge', 'entries in dead_letter_stream', '{}', s.dead_letter_stream_length),
+			('streamsink_stream_length', 'gauge', 'entries in the streams', '{}', s.stream_length),
+			('streamsink_lag_entries', 'gauge', 'entries not delivered yet', '{}', s.lag),
+			('streamsink_lag_seconds', 'gauge', 'how long the oldest of them has been waiting', '{}', pg_catalog.date_part('epoch', s.lag_time)),
+			('streamsink_pending', 'gauge', 'entries delivered and not acknowledged', '{}', s.pending),
+			('streamsink_foreign_pending', 'gauge', 'the same, of other consumers', '{}', s.foreign_pending),
+			('streamsink_oldest_pending_seconds', 'gauge', 'age of the oldest entry that is not acknowledged', '{}', pg_catalog.date_part('epoch', s.oldest_pending)),
+			('streamsink_error_ratio', 'gauge', 'share of entries refused over the last minute, or the last few', '{}', s.error_rate),
+			('streamsink_latency_seconds', 'gauge', 'from entry id to commit, since statistics were reset', '{"quantile": "0.5"}', pg_catalog.date_part('epoch', s.latency_p50)),
+			('streamsink_latency_seconds', 'gauge', 'from entry id to commit, since statistics were reset', '{"quantile": "0.99"}', pg_catalog.date_part('epoch', s.latency_p99)),
+			('streamsink_last_batch_timestamp_seconds', 'gauge', 'when the last batch was committed', '{}', pg_catalog.date_part('epoch', s.last_batch_at)),
+			('streamsink_last_error_timestamp_seconds', 'gauge', 'when a try failed last', '{}', pg_catalog.date_part('epoch', s.last_error_at)),
+			('streamsink_sampled_timestamp_seconds', 'gauge', 'when a worker looked at the streams last', '{}', pg_catalog.date_part('epoch', s.sampled_at))
+		) AS v (metric, type, help, labels, value)
+	WHERE v.value IS NOT NULL
+	UNION ALL
+	SELECT v.metric, 'gauge', v.help,
+		pg_catalog.jsonb_build_object('redis', q.server, 'pipeline', q.pipeline), v.value
+	FROM (SELECT o.server, coalesce(o.pipeline, '') AS pipeline, pg_catalog.count(*)::float8 AS n,
+			pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - pg_catalog.min(o.created_at)) AS age
+		FROM streamsink.outbox_queue o
+			LEFT JOIN pg_catalog.pg_roles r ON r.rolname = o.role
+		WHERE pg_catalog.pg_has_role('pg_monitor', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'MEMBER')
+		GROUP BY o.server, coalesce(o.pipeline, '')) q
+		CROSS JOIN LATERAL (VALUES
+			('streamsink_outbox_rows', 'commands for Redis that wait to be carried out', q.n),
+			('streamsink_outbox_oldest_seconds', 'age of the oldest of them', q.age)
+		) AS v (metric, help, value);
+COMMENT ON VIEW streamsink.metrics IS 'counters and gauges of each pipeline, named as Prometheus wants them; what is unknown has no row';
 -- ---------------------------------------------------------------------------
 -- Grants.  Nothing is for PUBLIC: functions and types are by default, and what
 -- these can do (name servers, read counters) is for whom the DBA chooses.
@@ -948,6 +1044,7 @@ REVOKE ALL ON SCHEMA streamsink FROM PUBLIC;
 
 -- Monitoring sees states and numbers of all pipelines, and none of their data.
 GRANT USAGE ON SCHEMA streamsink TO pg_monitor;
-GRANT SELECT ON streamsink.pipelines, streamsink.status, streamsink.workers, streamsink.streams TO pg_monitor;
+GRANT SELECT ON streamsink.pipelines, streamsink.status, streamsink.workers, streamsink.streams, streamsink.metrics TO pg_monitor;
 GRANT EXECUTE ON FUNCTION streamsink.pipeline_status(int4), streamsink.worker_slots(),
-	streamsink.stream_samples(int4), streamsink.settled_ids(int4), streamsink.statement(text) TO pg_monitor;
+	streamsink.stream_samples(int4), streamsink.settled_ids(int4), streamsink.statement(text),
+	streamsink.health(text, real, interval) TO pg_monitor;

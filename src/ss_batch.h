@@ -50,6 +50,7 @@ typedef struct SsStream
 	SsEntryId	last_generated; /* highest id it ever gave */
 	SsEntryId	last_delivered; /* by its group */
 	int64		foreign_pending;
+	TimestampTz caught_up_at; /* the last look that found everything delivered; 0: none did */
 
 	/* ss_overrun.c */
 	int64	  overrun_base;	  /* of the missed entries that Redis's counters show, those that are no news */
@@ -96,9 +97,10 @@ typedef struct SsBlock
 /* Why an entry was refused. */
 typedef struct SsRefusal
 {
-	int			entry; /* index into entries */
-	const char *stage; /* "decode", "write", "refused", "retries", "crash" */
-	ErrorData  *error; /* copied into batch->cxt */
+	int			entry;	  /* index into entries */
+	const char *stage;	  /* "decode", "write", "refused", "retries", "crash" */
+	ErrorData  *error;	  /* copied into batch->cxt */
+	int			attempts; /* tries that it had, this one included */
 } SsRefusal;
 
 typedef struct SsBatch
@@ -118,6 +120,7 @@ typedef struct SsBatch
 	int			  refusals_capacity;
 	uint64		  rows;	   /* rows the statements reported */
 	bool		  final;   /* it was tried often enough: machine errors isolate like data */
+	int			  tries;   /* failed ones before this one, as far as max_retries counts them */
 	int			  crashes; /* of the server, while its only entry with a body was tried */
 
 	/* called now and then while the batch is worked on, or NULL; stays over resets */

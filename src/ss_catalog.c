@@ -261,6 +261,7 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 	pipeline->generation = DatumGetInt64(VALUE(generation));
 	pipeline->enabled = is_enabled_here(values, nulls);
 	pipeline->failure = TEXT_OF(failure);
+	pipeline->created_at = DatumGetTimestampTz(VALUE(created_at));
 	return pipeline;
 }
 

@@ -168,6 +168,7 @@ typedef struct SsPipeline
 	int64		 generation; /* bumped by every control call */
 	bool		 enabled;	 /* here: the row's flag, and it was enabled in this system and this database */
 	char		*failure;	 /* why a policy stopped it, or NULL */
+	TimestampTz	 created_at;
 } SsPipeline;
 
 /* One stream of a pipeline. */

@@ -11,6 +11,7 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -129,6 +130,13 @@ read_settings(const Jsonb *given, char **values)
 								settings[setting].name)));
 		}
 	}
+}
+
+bool
+ss_identity_may_watch(Oid owner)
+{
+	return is_member_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		   (OidIsValid(owner) && is_member_of_role(GetUserId(), owner));
 }
 
 void

@@ -17,6 +17,9 @@ typedef struct SsIdentity
 /* ERROR 42501 unless the current user is a member of the pipeline's owner (superusers are); 42704 if the owner is gone. */
 extern void ss_identity_check(const SsPipeline *pipeline);
 
+/* May the current user see state and numbers of this owner's pipelines?  Members of the owner and of pg_monitor may. */
+extern bool ss_identity_may_watch(Oid owner);
+
 /*
  * In a session: become the owner (local user id change) and apply the
  * pipeline's settings in a new GUC nest level; an abort undoes it by itself.

@@ -111,6 +111,7 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 	ss_settle_acks_add(pump->acks, pump->batch, XactLastCommitEnd);
 	ss_settle_advance(pump->batch);
 	ss_breaker_settled(run->pipeline);
+	ss_settle_count(run->pipeline, pump->batch, &counters);
 	total->batches++;
 	total->written += counters.written;
 	total->refused += counters.refused;

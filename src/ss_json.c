@@ -69,14 +69,14 @@ ss_json_object(const SsJsonMember *members, int nmembers)
 	return take_text(tree);
 }
 
-char *
-ss_json_array(const char *const *strings, int nstrings)
+static char *
+make_array(const char *const *values, int nvalues, bool verbatim)
 {
 	cJSON *tree = cJSON_CreateArray();
 
-	for (int i = 0; i < nstrings && tree != NULL; i++)
+	for (int i = 0; i < nvalues && tree != NULL; i++)
 	{
-		cJSON *item = cJSON_CreateString(strings[i]);
+		cJSON *item = verbatim ? cJSON_CreateRaw(values[i]) : cJSON_CreateString(values[i]);
 
 		if (item != NULL)
 			cJSON_AddItemToArray(tree, item);
@@ -87,4 +87,16 @@ ss_json_array(const char *const *strings, int nstrings)
 		}
 	}
 	return take_text(tree);
+}
+
+char *
+ss_json_array(const char *const *strings, int nstrings)
+{
+	return make_array(strings, nstrings, false);
+}
+
+char *
+ss_json_list(const char *const *values, int nvalues)
+{
+	return make_array(values, nvalues, true);
 }

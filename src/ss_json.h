@@ -22,4 +22,7 @@ typedef struct SsJsonMember
 extern char *ss_json_object(const SsJsonMember *members, int nmembers);
 extern char *ss_json_array(const char *const *strings, int nstrings);
 
+/* An array of members that are JSON already. */
+extern char *ss_json_list(const char *const *values, int nvalues);
+
 #endif /* SS_JSON_H */

@@ -89,26 +89,29 @@ visit_log(int32 pipeline_id, Snapshot snapshot, SsLedgerVisitor visit, void *arg
 /* ---- append ---- */
 
 void
-ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n)
+ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n, const SsCounters *counters)
 {
 	Relation	log;
 	Snapshot	snapshot;
 	TimestampTz now;
+	int			done = 0;
 
-	if (n <= 0)
+	if (n <= 0 && (counters == NULL || ss_counter_is_zero(counters)))
 		return;
 
 	log = table_open(ss_catalog_relation("ledger_log", false), RowExclusiveLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	now = GetCurrentTimestamp();
-	for (int done = 0; done < n; done += SS_LEDGER_LOG_ROW_MAX)
+	do
 	{
-		HeapTuple tuple = ss_ledgerrow_make_log(RelationGetDescr(log), pipeline_id, now, intervals + done,
-												Min(n - done, SS_LEDGER_LOG_ROW_MAX));
+		int		  part = Min(n - done, SS_LEDGER_LOG_ROW_MAX);
+		HeapTuple tuple = ss_ledgerrow_make_log(RelationGetDescr(log), pipeline_id, now, intervals + done, part,
+												done == 0 ? counters : NULL);
 
 		CatalogTupleInsert(log, tuple);
 		heap_freetuple(tuple);
-	}
+		done += part;
+	} while (done < n);
 	UnregisterSnapshot(snapshot);
 	table_close(log, NoLock);
 	CommandCounterIncrement();
@@ -441,6 +444,7 @@ ss_ledger_delete_all(int32 pipeline_id)
 	ss_ledgerscan_visit(&ledger, pipeline_id, ForwardScanDirection, snapshot, delete_row, ledger.rel);
 	ss_ledgerscan_visit(&log, pipeline_id, ForwardScanDirection, snapshot, delete_row, log.rel);
 	UnregisterSnapshot(snapshot);
+	ss_counter_delete(pipeline_id);
 	ss_ledgerscan_close(&log);
 	ss_ledgerscan_close(&ledger);
 	CommandCounterIncrement();

@@ -15,6 +15,7 @@
 #define SS_LEDGER_H
 
 #include "datatype/timestamp.h"
+#include "ss_counter.h"
 #include "ss_entryid.h"
 
 typedef struct SsInterval
@@ -53,9 +54,10 @@ typedef struct SsSettled SsSettled;
 /*
  * Record what the current transaction settles: one row in the log (more only
  * for tens of thousands of intervals).  settled_at of the intervals is not
- * looked at.  The row is visible to what the transaction does next.
+ * looked at.  counters: what the transaction adds to them, or NULL; without an
+ * interval too.  The row is visible to what the transaction does next.
  */
-extern void ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n);
+extern void ss_ledger_append(int32 pipeline_id, const SsInterval *intervals, int n, const SsCounters *counters);
 
 /*
  * Load the settled ids of the given streams, folded rows and unfolded log, in
@@ -141,7 +143,7 @@ extern int ss_ledger_join(int32 pipeline_id, int32 stream, const SsGap *gaps, in
  */
 extern int ss_ledger_prune(int32 pipeline_id, int32 stream, SsEntryId begin, SsEntryId last, TimestampTz before, int max);
 
-/* Delete everything of a pipeline.  Waits for a fold under way. */
+/* Delete everything of a pipeline, its counters too.  Waits for a fold under way. */
 extern void ss_ledger_delete_all(int32 pipeline_id);
 
 #endif /* SS_LEDGER_H */

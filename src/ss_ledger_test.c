@@ -85,7 +85,7 @@ streamsink_test_ledger_append(PG_FUNCTION_ARGS)
 	int			n;
 	SsInterval *intervals = get_intervals(fcinfo, 1, &n);
 
-	ss_ledger_append(PG_GETARG_INT32(0), intervals, n);
+	ss_ledger_append(PG_GETARG_INT32(0), intervals, n, NULL);
 	PG_RETURN_VOID();
 }
 

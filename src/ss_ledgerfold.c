@@ -112,6 +112,7 @@ fold_stream(const SsSegmentWriter *writer, const SsInterval *intervals, size_t n
 typedef struct LogRead
 {
 	SsIntervals		 set;
+	SsCounters		 counters;
 	ItemPointerData *places;
 	int				 n;
 	int				 capacity;
@@ -130,6 +131,7 @@ read_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 	ss_ledgerrow_open_log(tuple, desc, &row);
 	while (ss_ledgerrow_next(&row, &interval))
 		ss_interval_add(&read->set, &interval);
+	ss_ledgerrow_add_counters(tuple, desc, &read->counters);
 	if (read->n == read->capacity)
 	{
 		read->capacity *= 2;
@@ -202,6 +204,7 @@ ss_ledger_fold(int32 pipeline_id, int max_rows, int max_intervals, bool *all)
 	for (int i = 0; i < read.n; i++)
 		CatalogTupleDelete(log.rel, &read.places[i]);
 	UnregisterSnapshot(snapshot);
+	ss_counter_add(pipeline_id, &read.counters);
 	ss_ledgerscan_close(&log);
 	CommandCounterIncrement();
 	if (all != NULL)

@@ -18,6 +18,9 @@
  *		20	uint64	last.ms
  *		28	uint64	last.seq
  *		36	uint64	hash
+ *
+ *	  The columns behind it hold what the batch adds to the pipeline's counters,
+ *	  NULL for zero, which takes no room.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -307,7 +310,7 @@ get_number(const char *from, uint64 *number)
 }
 
 HeapTuple
-ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n)
+ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n, const SsCounters *counters)
 {
 	Datum  values[SS_LEDGER_LOG_NCOLUMNS];
 	bool   nulls[SS_LEDGER_LOG_NCOLUMNS] = {false};
@@ -315,7 +318,7 @@ ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, co
 	bytea *packed;
 	char  *to;
 
-	Assert(n > 0 && n <= SS_LEDGER_LOG_ROW_MAX);
+	Assert(n >= 0 && n <= SS_LEDGER_LOG_ROW_MAX);
 	if (desc->natts != SS_LEDGER_LOG_NCOLUMNS)
 		elog(ERROR, "table streamsink.ledger_log has %d columns", desc->natts);
 
@@ -343,6 +346,13 @@ ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, co
 	values[SS_LEDGER_LOG_pipeline - 1] = Int32GetDatum(pipeline);
 	values[SS_LEDGER_LOG_settled_at - 1] = TimestampTzGetDatum(settled_at);
 	values[SS_LEDGER_LOG_intervals - 1] = PointerGetDatum(packed);
+	for (int i = 0; i < SS_COUNTER_NSTORED; i++)
+	{
+		int64 count = counters != NULL ? *ss_counter_stored(unconstify(SsCounters *, counters), i) : 0;
+
+		values[SS_LEDGER_LOG_counters - 1 + i] = Int64GetDatum(count);
+		nulls[SS_LEDGER_LOG_counters - 1 + i] = count == 0;
+	}
 	return heap_form_tuple(desc, values, nulls);
 }
 
@@ -358,7 +368,7 @@ ss_ledgerrow_open_log(HeapTuple tuple, TupleDesc desc, SsLogRow *row)
 	heap_deform_tuple(tuple, desc, values, nulls);
 
 	row->pipeline = nulls[SS_LEDGER_LOG_pipeline - 1] ? 0 : DatumGetInt32(values[SS_LEDGER_LOG_pipeline - 1]);
-	for (int i = 0; i < SS_LEDGER_LOG_NCOLUMNS; i++)
+	for (int i = 0; i < SS_LEDGER_LOG_counters - 1; i++)
 	{
 		if (nulls[i])
 			report_log_damage(row->pipeline, "A column is null.");
@@ -395,4 +405,19 @@ ss_ledgerrow_next(SsLogRow *row, SsInterval *interval)
 	if (ss_entryid_compare(interval->first, interval->last) > 0)
 		report_log_damage(row->pipeline, "An interval ends before it begins.");
 	return true;
+}
+
+void
+ss_ledgerrow_add_counters(HeapTuple tuple, TupleDesc desc, SsCounters *sum)
+{
+	if (desc->natts != SS_LEDGER_LOG_NCOLUMNS)
+		elog(ERROR, "table streamsink.ledger_log has %d columns", desc->natts);
+	for (int i = 0; i < SS_COUNTER_NSTORED; i++)
+	{
+		bool  isnull;
+		Datum count = heap_getattr(tuple, SS_LEDGER_LOG_counters + i, desc, &isnull);
+
+		if (!isnull)
+			*ss_counter_stored(sum, i) += DatumGetInt64(count);
+	}
 }

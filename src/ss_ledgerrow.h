@@ -8,6 +8,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "ss_counter.h"
 #include "ss_interval.h"
 
 /* Columns of streamsink.ledger. */
@@ -25,7 +26,8 @@
 #define SS_LEDGER_LOG_pipeline	 1
 #define SS_LEDGER_LOG_settled_at 2
 #define SS_LEDGER_LOG_intervals	 3
-#define SS_LEDGER_LOG_NCOLUMNS	 3
+#define SS_LEDGER_LOG_counters	 4 /* the first of them */
+#define SS_LEDGER_LOG_NCOLUMNS	 (3 + SS_COUNTER_NSTORED)
 
 /*
  * Intervals in one row of streamsink.ledger at most: a fold rewrites such a
@@ -87,14 +89,17 @@ extern void ss_ledgerrow_report(int32 pipeline, int32 stream, const char *detail
 extern void ss_ledgerrow_open_log(HeapTuple tuple, TupleDesc desc, SsLogRow *row);
 extern bool ss_ledgerrow_next(SsLogRow *row, SsInterval *interval);
 
+/* Add what the batch of a row of the log counted. */
+extern void ss_ledgerrow_add_counters(HeapTuple tuple, TupleDesc desc, SsCounters *sum);
+
 /*
  * Make a row.  For the ledger, intervals are 1 to ss_ledgerrow_segment of one
  * stream, merged with touching ones joined.  For the log they are at most
- * SS_LEDGER_LOG_ROW_MAX.
+ * SS_LEDGER_LOG_ROW_MAX, or none; counters may be NULL.
  */
 extern HeapTuple ss_ledgerrow_make(TupleDesc desc, int32 pipeline, int32 stream, int32 segment,
 								   const SsInterval *intervals, size_t n);
-extern HeapTuple ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n);
+extern HeapTuple ss_ledgerrow_make_log(TupleDesc desc, int32 pipeline, TimestampTz settled_at, const SsInterval *intervals, int n, const SsCounters *counters);
 
 /* Sorted, disjoint intervals as an entry_id_multirange, in CurrentMemoryContext. */
 extern Datum ss_ledgerrow_multirange(const SsInterval *intervals, size_t n);

@@ -138,21 +138,6 @@ ss_loop_is_changed(const SsPipeline *pipeline)
 	return changed;
 }
 
-static void
-count_batch(const SsPump *pump, const SsCounters *counters)
-{
-	SsBatch	  *batch = pump->batch;
-	SsEntryId *ids = palloc_array(SsEntryId, batch->nentries + 1);
-	int		   n = 0;
-
-	/* End-to-end latency is a matter of what was written just now, not of what was repeated. */
-	for (int i = 0; i < batch->nentries; i++)
-		if (batch->entries[i].outcome == SS_OUTCOME_WRITTEN)
-			ids[n++] = batch->entries[i].id;
-	ss_stats_batch(counters, ids, n);
-	pfree(ids);
-}
-
 /* Steps 2 to 7.  False if the loop must end, with the reason in *end.  *letters counts dead letters. */
 static bool
 settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
@@ -167,7 +152,7 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	instr_time	   committed;
 
 	SS_FAULT("after-read");
-	if (!ss_shmem_begin_batch(pipeline->generation))
+	if (!ss_shmem_begin_batch(pipeline->generation, batch->nentries, (int64) batch->bytes))
 	{
 		*end = SS_LOOP_CHANGED;
 		return false;
@@ -215,7 +200,7 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 	INSTR_TIME_SUBTRACT(committed, started);
 	ss_stats_times(pump->wait_us, 0, 0, INSTR_TIME_GET_MICROSEC(committed));
 	pump->wait_us = 0;
-	count_batch(pump, &counters);
+	ss_settle_count(pipeline, batch, &counters);
 	*letters += batch->nrefusals;
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);

@@ -33,6 +33,24 @@ remember(SsStream *stream, const SsStreamInfo *info, const SsGroupInfo *group, i
 	stream->foreign_pending = foreign;
 }
 
+/*
+ * When the oldest entry that is not delivered came: behind the last one that
+ * is, and behind everything that the last look found delivered.
+ */
+static TimestampTz
+waiting_since(SsStream *stream, const SsStreamSample *sample)
+{
+	SsEntryId base = sample->last_delivered;
+
+	if (sample->lag == 0)
+		stream->caught_up_at = sample->sampled_at;
+	if (sample->lag <= 0)
+		return 0;
+	if (ss_entryid_compare(base, sample->first_id) < 0)
+		base = sample->first_id;
+	return Max(ss_entryid_time(base), stream->caught_up_at);
+}
+
 /* Fill a sample from the replies about one stream; returns the entries that were missed since the last one. */
 static int64
 fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsReply *groups_reply,
@@ -72,6 +90,7 @@ fill_sample(SsPump *pump, SsStream *stream, const SsReply *info_reply, const SsR
 			/* what was trimmed before it was delivered does not lag behind any more */
 			else if (info.length >= 0)
 				sample->lag = Min(sample->lag, info.length);
+			sample->waiting_since = waiting_since(stream, sample);
 			if (ss_stream_parse_pending_summary(pending_reply, pipeline->consumer, &ours, &foreign,
 												&sample->oldest_pending))
 			{

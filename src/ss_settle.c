@@ -111,9 +111,9 @@ entry_hash(const SsEntry *entry)
 	return entry->fields != NULL && !entry->truncated ? ss_batch_hash(entry) : 0;
 }
 
-/* What the batch settles, as intervals: a reply's run as one, pending entries one by one. */
+/* What the batch settles, as intervals: a reply's run as one, pending entries one by one; and what it counted. */
 static void
-record_settled(const SsPipeline *pipeline, SsBatch *batch)
+record_settled(const SsPipeline *pipeline, SsBatch *batch, const SsCounters *counters)
 {
 	SsInterval *intervals = palloc_array(SsInterval, batch->nentries + 1);
 	int			n = 0;
@@ -150,8 +150,7 @@ record_settled(const SsPipeline *pipeline, SsBatch *batch)
 			n++;
 		}
 	}
-	if (n > 0)
-		ss_ledger_append(pipeline->id, intervals, n);
+	ss_ledger_append(pipeline->id, intervals, n, counters);
 	pfree(intervals);
 }
 
@@ -251,12 +250,13 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 		return SS_SETTLE_TRIPPED;
 
 	/* the ledger before the dead letters, as DROP EXTENSION locks them */
-	record_settled(pipeline, batch);
+	count_outcomes(batch, counters);
+	counters->errors = ss_counter_unsaved_errors();
+	record_settled(pipeline, batch, counters);
 	SS_FAULT("after-ledger");
 	if (batch->nrefusals > 0 && pipeline->on_error == SS_ON_ERROR_DEAD_LETTER)
 		ss_deadletter_store(pipeline, batch);
 	SS_FAULT("after-dead-letters");
-	count_outcomes(batch, counters);
 	SS_FAULT("before-commit");
 	return SS_SETTLE_DONE;
 }
@@ -296,4 +296,19 @@ ss_settle_publish(const SsBatch *batch)
 		CHECK_FOR_INTERRUPTS();
 	}
 	pfree(ranges);
+}
+
+void
+ss_settle_count(const SsPipeline *pipeline, const SsBatch *batch, const SsCounters *counters)
+{
+	SsEntryId *ids = palloc_array(SsEntryId, batch->nentries + 1);
+	int		   n = 0;
+
+	/* End-to-end latency is a matter of what was written just now, not of what was repeated. */
+	for (int i = 0; i < batch->nentries; i++)
+		if (batch->entries[i].outcome == SS_OUTCOME_WRITTEN)
+			ids[n++] = batch->entries[i].id;
+	ss_counter_saved_errors(counters->errors);
+	ss_stats_batch(pipeline->id, counters, ids, n);
+	pfree(ids);
 }

@@ -7,6 +7,7 @@
 #define SS_SETTLE_H
 
 #include "access/xlogdefs.h"
+#include "ss_counter.h"
 #include "ss_redis.h"
 #include "ss_run.h"
 #include "ss_shmem.h"
@@ -29,6 +30,9 @@ extern SsSettleResult ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, S
 
 /* After the commit: the streams' high marks move up to what was settled. */
 extern void ss_settle_advance(SsBatch *batch);
+
+/* After the commit: what the transaction counted is told to the statistics. */
+extern void ss_settle_count(const SsPipeline *pipeline, const SsBatch *batch, const SsCounters *counters);
 
 /*
  * Publish the batch's id ranges in my slot, waiting (without a transaction

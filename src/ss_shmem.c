@@ -236,7 +236,7 @@ make_pipeline(Oid database, int32 id, bool evict)
 		entry->in_use = true;
 		entry->database = database;
 		entry->id = id;
-		entry->stats_reset = entry->changed_at = GetCurrentTimestamp();
+		entry->changed_at = GetCurrentTimestamp();
 	}
 	return entry;
 }

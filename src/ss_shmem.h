@@ -41,6 +41,14 @@ typedef enum SsState
 	SS_STATE_FAILED		  /* stopped by a policy; start() -> starting */
 } SsState;
 
+/* What a worker knows of its Redis server. */
+typedef enum SsRedisLink
+{
+	SS_REDIS_UNKNOWN = 0, /* not tried yet */
+	SS_REDIS_CONNECTED,
+	SS_REDIS_AWAY /* it could not be connected to, or the connection broke */
+} SsRedisLink;
+
 typedef enum SsSlotKind
 {
 	SS_SLOT_WORKER = 0, /* a share of a pipeline, background worker */
@@ -48,21 +56,6 @@ typedef enum SsSlotKind
 	SS_SLOT_SCAN,		/* reports a database's pipelines, then exits */
 	SS_SLOT_COURIER		/* carries out a database's outbox, then exits */
 } SsSlotKind;
-
-/* Counters of a pipeline since the statistics were reset.  read = written + refused + ignored + repeated + superseded + vanished. */
-typedef struct SsCounters
-{
-	uint64 read;
-	uint64 written;
-	uint64 rows; /* rows the statements reported */
-	uint64 refused;
-	uint64 ignored;
-	uint64 repeated; /* dropped because the ledger had them */
-	uint64 superseded;
-	uint64 vanished; /* delivered, but deleted before they could be read */
-	uint64 batches;
-	uint64 errors; /* failed tries of whole batches */
-} SsCounters;
 
 #define SS_LATENCY_BUCKETS 64 /* bucket i: up to 2^(i/2) * 0.1 ms from entry id to commit */
 
@@ -96,18 +89,23 @@ typedef struct SsPipelineShared
 	char		launch_hint[SS_TEXT_MAX];
 
 	/* written by workers */
-	SsCounters	counters;
+	uint64		read; /* since this entry was made or reset, for the rates below; ss_counter.c has the counters */
+	uint64		written;
+	uint64		refused;
 	uint64		latency[SS_LATENCY_BUCKETS];
-	TimestampTz stats_reset;
 	TimestampTz last_batch_at;
 	char		last_error[SS_TEXT_MAX];
 	char		last_sqlstate[6];
 	TimestampTz last_error_at;
 	TimestampTz sampled_at;
-	/* rates: counters at the start of the running and of the last window */
+	/* rates: numbers at the start of the running and of the last window */
 	TimestampTz window_at[2];
 	uint64		window_read[2];
 	uint64		window_written[2];
+	/* share of refused entries: the same, of windows that also hold some entries */
+	TimestampTz share_at[2];
+	uint64		share_read[2];
+	uint64		share_refused[2];
 } SsPipelineShared;
 
 typedef struct SsRange
@@ -140,6 +138,7 @@ typedef struct SsSlot
 
 	/* written by the owner, counts and sizes without the lock */
 	SsState		state;
+	SsRedisLink redis;
 	char		reason[SS_TEXT_MAX];
 	char		hint[SS_TEXT_MAX];
 	TimestampTz state_since;
@@ -277,7 +276,10 @@ extern int ss_shmem_count_workers(Oid database, int32 pipeline_id);
 /* State of my slot, shown in status; broadcasts state_changed.  Texts may be NULL, longer ones are cut at a character. */
 extern void ss_shmem_set_state(SsState state, const char *reason, const char *hint, TimestampTz next_retry_at);
 
-/* Remember an error of my slot and pipeline (message without secrets), and count it. */
+/* What my slot knows of Redis. */
+extern void ss_shmem_set_redis(SsRedisLink link);
+
+/* Remember an error of my slot and pipeline (message without secrets). */
 extern void ss_shmem_note_error(const char *sqlstate, const char *message);
 
 /*
@@ -285,7 +287,7 @@ extern void ss_shmem_note_error(const char *sqlstate, const char *message);
  * serves interrupts, outside a transaction), then sets in_batch.  False if the pipeline is no longer
  * enabled here or its generation differs from the given one: reload.
  */
-extern bool ss_shmem_begin_batch(int64 generation);
+extern bool ss_shmem_begin_batch(int64 generation, int64 entries, int64 bytes);
 
 /* End it: withdraws ranges, clears in_batch, broadcasts.  Idempotent; safe in error paths. */
 extern void ss_shmem_end_batch(void);
@@ -325,9 +327,12 @@ typedef struct SsStatus
 	SsState			 state;
 	char			 reason[SS_TEXT_MAX];
 	char			 hint[SS_TEXT_MAX];
-	TimestampTz		 state_since;	/* 0: unknown */
-	TimestampTz		 next_retry_at; /* 0: none */
-	int				 workers;		/* attached */
+	TimestampTz		 state_since;	   /* 0: unknown */
+	TimestampTz		 next_retry_at;	   /* 0: none */
+	int				 workers;		   /* attached */
+	int				 running;		   /* ... and in state running */
+	TimestampTz		 batch_started_at; /* of the oldest batch that is at work; 0: none */
+	SsRedisLink		 redis;			   /* the worst of its workers */
 	SsPipelineShared entry;
 } SsStatus;
 

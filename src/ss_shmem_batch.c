@@ -13,6 +13,7 @@
 #include <signal.h>
 
 #include "miscadmin.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "ss_shmem.h"
@@ -24,7 +25,7 @@ ss_shmem_changes(void)
 }
 
 bool
-ss_shmem_begin_batch(int64 generation)
+ss_shmem_begin_batch(int64 generation, int64 entries, int64 bytes)
 {
 	bool result;
 
@@ -43,7 +44,12 @@ ss_shmem_begin_batch(int64 generation)
 			result = false;
 		yield = MyPipelineShared->yielders > 0;
 		if (result && !yield)
+		{
 			MySlot->in_batch = true;
+			MySlot->batch_entries = entries;
+			MySlot->batch_bytes = bytes;
+			MySlot->batch_started_at = GetCurrentTimestamp();
+		}
 		LWLockRelease(ss_shmem->lock);
 		if (!result || !yield)
 			break;
@@ -60,6 +66,8 @@ ss_shmem_end_batch(void)
 		return;
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	MySlot->in_batch = false;
+	MySlot->batch_entries = MySlot->batch_bytes = 0;
+	MySlot->batch_started_at = 0;
 	MySlot->nranges = 0;
 	LWLockRelease(ss_shmem->lock);
 	if (MyPipelineShared != NULL)

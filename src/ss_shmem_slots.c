@@ -449,6 +449,16 @@ ss_shmem_set_state(SsState state, const char *reason, const char *hint, Timestam
 }
 
 void
+ss_shmem_set_redis(SsRedisLink link)
+{
+	if (MySlot == NULL)
+		return;
+	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
+	MySlot->redis = link;
+	LWLockRelease(ss_shmem->lock);
+}
+
+void
 ss_shmem_note_error(const char *sqlstate, const char *message)
 {
 	if (MySlot == NULL)
@@ -460,7 +470,6 @@ ss_shmem_note_error(const char *sqlstate, const char *message)
 		ss_shmem_copy_text(MyPipelineShared->last_error, message, SS_TEXT_MAX);
 		strlcpy(MyPipelineShared->last_sqlstate, sqlstate ? sqlstate : "", sizeof(MyPipelineShared->last_sqlstate));
 		MyPipelineShared->last_error_at = GetCurrentTimestamp();
-		MyPipelineShared->counters.errors++;
 	}
 	LWLockRelease(ss_shmem->lock);
 }

@@ -138,6 +138,10 @@ ss_shmem_status(Oid database, int32 pipeline_id, bool enabled, bool failed, SsSt
 		live++;
 		if (slot->pid != 0)
 			status->workers++;
+		if (slot->batch_started_at != 0 &&
+			(status->batch_started_at == 0 || slot->batch_started_at < status->batch_started_at))
+			status->batch_started_at = slot->batch_started_at;
+		status->redis = Max(status->redis, slot->redis);
 		if (slot->state == SS_STATE_RUNNING)
 		{
 			running++;
@@ -147,6 +151,7 @@ ss_shmem_status(Oid database, int32 pipeline_id, bool enabled, bool failed, SsSt
 			waiting = slot;
 	}
 
+	status->running = running;
 	if (enabled)
 	{
 		derive_enabled(database, entry, running, live, waiting, status);

@@ -1,9 +1,10 @@
 /*
  * ss_stats.c
- *	  Counters and samples: what workers report and the views show.
+ *	  Rates and samples: what workers report and the views show.
  *
  * NOTES
- *	  Counters live in the fixed shared memory, under its lock.  Samples of
+ *	  What goes with the pipeline lives in the fixed shared memory, under its
+ *	  lock; its counters are in tables (ss_counter.c).  Samples of
  *	  streams, of which there may be many thousands, live in a hash table in
  *	  dynamic shared memory, which the first user makes; its partitions have
  *	  their own locks.
@@ -13,6 +14,7 @@
 
 #include <math.h>
 
+#include "common/int.h"
 #include "lib/dshash.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -20,7 +22,8 @@
 
 #include "ss_stats.h"
 
-#define WINDOW_MS 30000 /* length of a window for rates */
+#define WINDOW_MS		30000	/* length of a window for rates */
+#define SHARE_WINDOW_MS 1800000 /* longest of a window for the share of refused entries */
 
 static const dshash_parameters samples_parameters = {
 	.key_size = sizeof(((SsStreamSample *) 0)->key),
@@ -32,22 +35,7 @@ static const dshash_parameters samples_parameters = {
 static dsa_area		*samples_area = NULL;
 static dshash_table *samples = NULL;
 
-/* ---- counters ---- */
-
-static void
-add_counters(SsCounters *sum, const SsCounters *delta)
-{
-	sum->read += delta->read;
-	sum->written += delta->written;
-	sum->rows += delta->rows;
-	sum->refused += delta->refused;
-	sum->ignored += delta->ignored;
-	sum->repeated += delta->repeated;
-	sum->superseded += delta->superseded;
-	sum->vanished += delta->vanished;
-	sum->batches += delta->batches;
-	sum->errors += delta->errors;
-}
+/* ---- rates ---- */
 
 static int
 find_bucket(double ms)
@@ -90,8 +78,8 @@ turn_window(SsPipelineShared *entry, TimestampTz now)
 	if (entry->window_at[0] == 0 || now - entry->last_batch_at > 2 * WINDOW_MS * INT64CONST(1000))
 	{
 		entry->window_at[1] = now;
-		entry->window_read[1] = entry->counters.read;
-		entry->window_written[1] = entry->counters.written;
+		entry->window_read[1] = entry->read;
+		entry->window_written[1] = entry->written;
 	}
 	else
 	{
@@ -100,31 +88,56 @@ turn_window(SsPipelineShared *entry, TimestampTz now)
 		entry->window_written[1] = entry->window_written[0];
 	}
 	entry->window_at[0] = now;
-	entry->window_read[0] = entry->counters.read;
-	entry->window_written[0] = entry->counters.written;
+	entry->window_read[0] = entry->read;
+	entry->window_written[0] = entry->written;
+}
+
+/* The same for the share of refused entries: a window with few of them goes on. */
+static void
+turn_share(SsPipelineShared *entry, TimestampTz now)
+{
+	int64 age = now - entry->share_at[0];
+	bool  anew = entry->share_at[0] == 0 || now - entry->last_batch_at > 2 * SHARE_WINDOW_MS * INT64CONST(1000);
+
+	if (!anew && age < SHARE_WINDOW_MS * INT64CONST(1000) &&
+		(age < WINDOW_MS * INT64CONST(1000) || entry->read - entry->share_read[0] < SS_STATS_FEW))
+		return;
+	entry->share_at[1] = anew ? now : entry->share_at[0];
+	entry->share_read[1] = anew ? entry->read : entry->share_read[0];
+	entry->share_refused[1] = anew ? entry->refused : entry->share_refused[0];
+	entry->share_at[0] = now;
+	entry->share_read[0] = entry->read;
+	entry->share_refused[0] = entry->refused;
 }
 
 void
-ss_stats_batch(const SsCounters *delta, const SsEntryId *ids, int nids)
+ss_stats_batch(int32 pipeline_id, const SsCounters *delta, const SsEntryId *ids, int nids)
 {
-	uint64		latency[SS_LATENCY_BUCKETS] = {0};
-	TimestampTz now = GetCurrentTimestamp();
-	int			i;
+	uint64			  latency[SS_LATENCY_BUCKETS] = {0};
+	TimestampTz		  now = GetCurrentTimestamp();
+	SsPipelineShared *entry;
+	int				  i;
 
-	if (MySlot == NULL || MyPipelineShared == NULL)
-		return;
 	fill_histogram(ids, nids, now, latency);
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
-	turn_window(MyPipelineShared, now);
-	add_counters(&MyPipelineShared->counters, delta);
-	for (i = 0; i < SS_LATENCY_BUCKETS; i++)
-		MyPipelineShared->latency[i] += latency[i];
-	MySlot->read += delta->read;
-	MySlot->written += delta->written;
-	if (delta->batches > 0)
+	/* a session's slot goes with its transaction */
+	entry = MyPipelineShared != NULL ? MyPipelineShared : ss_shmem_pipeline_locked(MyDatabaseId, pipeline_id, false);
+	if (entry != NULL)
 	{
-		MyPipelineShared->last_batch_at = now;
+		turn_window(entry, now);
+		turn_share(entry, now);
+		entry->read += delta->read;
+		entry->written += delta->written;
+		entry->refused += delta->refused;
+		for (i = 0; i < SS_LATENCY_BUCKETS; i++)
+			entry->latency[i] += latency[i];
+		entry->last_batch_at = now;
+	}
+	if (MySlot != NULL)
+	{
+		MySlot->read += delta->read;
+		MySlot->written += delta->written;
 		MySlot->settled_once = true;
 	}
 	LWLockRelease(ss_shmem->lock);
@@ -165,15 +178,17 @@ ss_stats_worker(const char *consumer, int streams, int64 memory)
 void
 ss_stats_reset_locked(SsPipelineShared *entry)
 {
-	memset(&entry->counters, 0, sizeof(entry->counters));
+	entry->read = entry->written = entry->refused = 0;
 	memset(entry->latency, 0, sizeof(entry->latency));
 	memset(entry->window_at, 0, sizeof(entry->window_at));
 	memset(entry->window_read, 0, sizeof(entry->window_read));
 	memset(entry->window_written, 0, sizeof(entry->window_written));
+	memset(entry->share_at, 0, sizeof(entry->share_at));
+	memset(entry->share_read, 0, sizeof(entry->share_read));
+	memset(entry->share_refused, 0, sizeof(entry->share_refused));
 	entry->last_batch_at = 0;
 	entry->last_error[0] = entry->last_sqlstate[0] = '\0';
 	entry->last_error_at = 0;
-	entry->stats_reset = GetCurrentTimestamp();
 }
 
 void
@@ -181,6 +196,8 @@ ss_stats_reset(Oid database, int32 pipeline)
 {
 	SsPipelineShared *entry;
 
+	if (ss_shmem == NULL)
+		return;
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	entry = ss_shmem_pipeline_locked(database, pipeline, false);
 	if (entry != NULL)
@@ -218,8 +235,18 @@ ss_stats_rates(const SsPipelineShared *entry, TimestampTz now, double *read, dou
 	if (entry->window_at[0] == 0 || now - entry->last_batch_at > 2 * WINDOW_MS * INT64CONST(1000))
 		return;
 	seconds = Max(seconds, 1.0);
-	*read = (double) (entry->counters.read - entry->window_read[base]) / seconds;
-	*written = (double) (entry->counters.written - entry->window_written[base]) / seconds;
+	*read = (double) (entry->read - entry->window_read[base]) / seconds;
+	*written = (double) (entry->written - entry->window_written[base]) / seconds;
+}
+
+void
+ss_stats_refused(const SsPipelineShared *entry, TimestampTz now, int64 *read, int64 *refused)
+{
+	*read = *refused = 0;
+	if (entry->share_at[0] == 0 || now - entry->last_batch_at > 2 * SHARE_WINDOW_MS * INT64CONST(1000))
+		return;
+	*read = (int64) (entry->read - entry->share_read[1]);
+	*refused = (int64) (entry->refused - entry->share_refused[1]);
 }
 
 /* ---- samples ---- */
@@ -328,6 +355,18 @@ ss_stats_sample(const SsStreamSample *sample)
 		MyPipelineShared->sampled_at = sample->sampled_at;
 		LWLockRelease(ss_shmem->lock);
 	}
+}
+
+bool
+ss_stats_lag_time(const SsStreamSample *sample, int64 *usecs)
+{
+	*usecs = 0;
+	if (sample->lag <= 0)
+		return sample->lag == 0;
+	if (sample->waiting_since == 0 || pg_sub_s64_overflow(sample->sampled_at, sample->waiting_since, usecs))
+		return false;
+	*usecs = Max(*usecs, 0);
+	return true;
 }
 
 static bool

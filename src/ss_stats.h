@@ -1,10 +1,11 @@
 /*
  * ss_stats.h
- *	  Counters and samples: what workers report and the views show.
+ *	  Rates and samples: what workers report and the views show.
  */
 #ifndef SS_STATS_H
 #define SS_STATS_H
 
+#include "ss_counter.h"
 #include "ss_shmem.h"
 
 /* What a worker last saw of one stream.  Key first. */
@@ -23,16 +24,17 @@ typedef struct SsStreamSample
 	SsEntryId	first_id;
 	SsEntryId	last_id; /* last generated */
 	SsEntryId	last_delivered;
-	int64		lag;	 /* entries not delivered yet */
-	int64		pending; /* delivered to us, not acknowledged */
+	int64		lag;		   /* entries not delivered yet */
+	TimestampTz waiting_since; /* not later the first of them came, as far as is known */
+	int64		pending;	   /* delivered to us, not acknowledged */
 	int64		foreign_pending;
 	SsEntryId	oldest_pending; /* 0-0: none */
 	TimestampTz last_entry_at;	/* 0: never */
 	TimestampTz sampled_at;
 } SsStreamSample;
 
-/* Add a batch's outcome to the pipeline's and the slot's counters, last_batch_at, latency histogram (from ids to now) and rate windows. */
-extern void ss_stats_batch(const SsCounters *delta, const SsEntryId *ids, int nids);
+/* Add a batch's outcome to the pipeline's and the slot's numbers, last_batch_at, latency histogram (from ids to now) and rate windows. */
+extern void ss_stats_batch(int32 pipeline_id, const SsCounters *delta, const SsEntryId *ids, int nids);
 
 /* Redis refused an acknowledgement: batches settled before count for nothing in the pacing of tries. */
 extern void ss_stats_refused_ack(void);
@@ -57,7 +59,18 @@ extern double ss_stats_percentile(const uint64 *latency, double share);
 /* Entries read and written a second over the last half to one minute. */
 extern void ss_stats_rates(const SsPipelineShared *entry, TimestampTz now, double *read, double *written);
 
-/* Set a pipeline's counters back to zero; the second one with the lock of shared memory held. */
+/*
+ * How many entries were read, and how many of them refused, over the last half
+ * to one minute; where that were few, over at least SS_STATS_FEW of them, but none
+ * from more than about an hour ago.
+ */
+#define SS_STATS_FEW 100
+extern void ss_stats_refused(const SsPipelineShared *entry, TimestampTz now, int64 *read, int64 *refused);
+
+/* Microseconds that the oldest entry which is not delivered had waited when the sample was taken; false if unknown. */
+extern bool ss_stats_lag_time(const SsStreamSample *sample, int64 *usecs);
+
+/* Forget rates, latency and last error of a pipeline; the second one with the lock of shared memory held. */
 extern void ss_stats_reset(Oid database, int32 pipeline);
 extern void ss_stats_reset_locked(SsPipelineShared *entry);
 

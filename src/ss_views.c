@@ -11,16 +11,15 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "catalog/pg_authid.h"
 #include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "ss_catalog.h"
+#include "ss_counter.h"
 #include "ss_identity.h"
 #include "ss_stats.h"
 #include "ss_stream.h"
@@ -95,13 +94,6 @@ add_id(Row *row, SsEntryId id, bool isnull)
 	add_value(row, EntryIdPGetDatum(copy), isnull);
 }
 
-static bool
-may_see(Oid owner)
-{
-	return is_member_of_role(GetUserId(), ROLE_PG_MONITOR) ||
-		   (OidIsValid(owner) && is_member_of_role(GetUserId(), owner));
-}
-
 /* Microseconds from a to b, 0 if b is before a; false if they are too far apart. */
 static bool
 time_between(TimestampTz a, TimestampTz b, int64 *usecs)
@@ -147,15 +139,21 @@ streamsink_pipeline_status(PG_FUNCTION_ARGS)
 	TupleDesc		  desc;
 	double			  read,
 		written;
-	Row row = {.n = 0};
+	int64 entries,
+		refused;
+	SsCounters	counters;
+	TimestampTz reset_at;
+	Row			row = {.n = 0};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (pipeline == NULL || !may_see(pipeline->owner_oid))
+	if (pipeline == NULL || !ss_identity_may_watch(pipeline->owner_oid))
 		PG_RETURN_NULL();
 
 	ss_shmem_status(MyDatabaseId, pipeline->id, pipeline->enabled, pipeline->failure != NULL, status);
+	ss_counter_read(pipeline->id, &counters, &reset_at);
 	ss_stats_rates(entry, GetCurrentTimestamp(), &read, &written);
+	ss_stats_refused(entry, GetCurrentTimestamp(), &entries, &refused);
 
 	add_value(&row, BoolGetDatum(pipeline->enabled), false);
 	add_text(&row, ss_shmem_state_name(status->state));
@@ -165,7 +163,7 @@ streamsink_pipeline_status(PG_FUNCTION_ARGS)
 	add_time(&row, status->next_retry_at);
 	add_int4(&row, pipeline->enabled ? pipeline->workers : 0);
 	add_int4(&row, status->workers);
-	add_counters(&row, &entry->counters);
+	add_counters(&row, &counters);
 	add_value(&row, Float8GetDatum(read), false);
 	add_value(&row, Float8GetDatum(written), false);
 	add_latency(&row, entry->latency, 0.50);
@@ -174,7 +172,9 @@ streamsink_pipeline_status(PG_FUNCTION_ARGS)
 	add_text(&row, entry->last_error);
 	add_text(&row, entry->last_sqlstate);
 	add_time(&row, entry->last_error_at);
-	add_time(&row, entry->stats_reset);
+	add_time(&row, reset_at != 0 ? reset_at : pipeline->created_at);
+	add_value(&row, Float8GetDatum(entries > 0 ? (double) refused / (double) entries : 0), entries <= 0);
+	add_value(&row, BoolGetDatum(status->redis == SS_REDIS_CONNECTED), status->redis == SS_REDIS_UNKNOWN);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.nulls)));
 }
@@ -195,7 +195,7 @@ streamsink_worker_slots(PG_FUNCTION_ARGS)
 		Row row = {.n = 0};
 
 		if (!ss_shmem_copy_slot(i, slot, &owner) || slot->database != MyDatabaseId ||
-			(slot->kind != SS_SLOT_WORKER && slot->kind != SS_SLOT_SESSION) || !may_see(owner))
+			(slot->kind != SS_SLOT_WORKER && slot->kind != SS_SLOT_SESSION) || !ss_identity_may_watch(owner))
 			continue;
 		add_int4(&row, slot->pipeline_id);
 		add_int4(&row, i);
@@ -223,30 +223,23 @@ streamsink_worker_slots(PG_FUNCTION_ARGS)
 
 /* ---- streams ---- */
 
-/* How far the last entry is ahead of what was delivered, by the times of their ids. */
 static void
 add_lag_time(Row *row, const SsStreamSample *sample)
 {
-	SsEntryId base = sample->last_delivered;
-	int64	  usecs = 0;
-	bool	  known = sample->lag >= 0;
+	int64 usecs;
+	bool  known = ss_stats_lag_time(sample, &usecs);
 
-	/* nothing was delivered yet: its first entry waits longest */
-	if (ss_entryid_compare(base, sample->first_id) < 0)
-		base = sample->first_id;
-	if (sample->lag > 0)
-		known = time_between(ss_entryid_time(base), ss_entryid_time(sample->last_id), &usecs);
 	add_interval(row, usecs, !known);
 }
 
 static void
-add_oldest_pending(Row *row, const SsStreamSample *sample, TimestampTz now)
+add_oldest_pending(Row *row, const SsStreamSample *sample)
 {
 	int64 usecs = 0;
 	bool  known = ss_entryid_compare(sample->oldest_pending, SS_ENTRYID_MIN) != 0;
 
 	if (known)
-		known = time_between(ss_entryid_time(sample->oldest_pending), now, &usecs);
+		known = time_between(ss_entryid_time(sample->oldest_pending), sample->sampled_at, &usecs);
 	add_interval(row, usecs, !known);
 }
 
@@ -257,13 +250,12 @@ streamsink_stream_samples(PG_FUNCTION_ARGS)
 	ReturnSetInfo  *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	SsPipeline	   *pipeline;
 	SsStreamSample *samples;
-	TimestampTz		now = GetCurrentTimestamp();
 	int				n,
 		i;
 
 	InitMaterializedSRF(fcinfo, 0);
 	pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
-	if (pipeline == NULL || !may_see(pipeline->owner_oid))
+	if (pipeline == NULL || !ss_identity_may_watch(pipeline->owner_oid))
 		return (Datum) 0;
 
 	n = ss_stats_samples(MyDatabaseId, pipeline->id, &samples);
@@ -285,7 +277,7 @@ streamsink_stream_samples(PG_FUNCTION_ARGS)
 		add_lag_time(&row, sample);
 		add_int8(&row, sample->pending);
 		add_int8(&row, sample->foreign_pending);
-		add_oldest_pending(&row, sample, now);
+		add_oldest_pending(&row, sample);
 		add_time(&row, sample->last_entry_at);
 		add_time(&row, sample->sampled_at);
 		tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
@@ -304,7 +296,7 @@ streamsink_settled_ids(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	pipeline = ss_catalog_load_lenient(NULL, PG_GETARG_INT32(0), true);
-	if (pipeline == NULL || !may_see(pipeline->owner_oid))
+	if (pipeline == NULL || !ss_identity_may_watch(pipeline->owner_oid))
 		return (Datum) 0;
 
 	settled = ss_ledger_load(pipeline->id, NULL, 0);
@@ -327,7 +319,10 @@ streamsink_reset_stats(PG_FUNCTION_ARGS)
 	SsPipeline *pipeline = ss_catalog_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 
 	ss_identity_check(pipeline);
-	ss_shmem_require();
+	ss_catalog_lock(pipeline->id, AccessShareLock);
+	if (!ss_catalog_is_current(pipeline))
+		pipeline = ss_catalog_load(pipeline->name, false);
+	ss_counter_reset(pipeline->id);
 	ss_stats_reset(MyDatabaseId, pipeline->id);
 	PG_RETURN_VOID();
 }

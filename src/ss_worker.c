@@ -32,10 +32,12 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_counter.h"
 #include "ss_error.h"
 #include "ss_guc.h"
 #include "ss_identity.h"
@@ -216,6 +218,26 @@ wait_for_outbox(const SsPipeline *pipeline)
 	}
 }
 
+/* Count the failure where it lasts; what made the batch fail may keep that from being written, so another time will do. */
+static void
+save_errors(const SsPipeline *pipeline)
+{
+	PG_TRY();
+	{
+		ss_counter_save_errors(pipeline);
+	}
+	PG_CATCH();
+	{
+		SsPump *none = NULL;
+
+		MemoryContextSwitchTo(worker_context);
+		FlushErrorState();
+		clean_up_after_error(&none);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker_context);
+}
+
 /*
  * Run the pipeline until it ends or fails.  False: leave the process.
  */
@@ -225,6 +247,7 @@ run_once(const SsWorkerArgs *args, SsTrouble *trouble)
 	SsRun *volatile run = NULL;
 	SsPump *volatile pump = NULL;
 	volatile bool		  go_on = true;
+	volatile bool		  connecting = false;
 	volatile int64		  wait = 0;
 	ErrorContextCallback  callback;
 	ErrorContextCallback *saved_callbacks = error_context_stack;
@@ -247,7 +270,10 @@ run_once(const SsWorkerArgs *args, SsTrouble *trouble)
 			/* Who waits for Redis still waits while he tries to connect, which may take long. */
 			if (MySlot->state != SS_STATE_WAITING)
 				ss_shmem_set_state(SS_STATE_STARTING, NULL, NULL, 0);
+			connecting = true;
 			pump = ss_pump_open(run, share, run->pipeline->workers, false, trouble, worker_context);
+			connecting = false;
+			ss_shmem_set_redis(SS_REDIS_CONNECTED);
 			if (trouble->failures > 0 && ERRCODE_TO_CATEGORY(trouble->sqlstate) == ERRCODE_CONNECTION_EXCEPTION)
 				ereport(LOG,
 						(errmsg("pipeline \"%s\" is connected to Redis again", run->pipeline->name)));
@@ -269,6 +295,8 @@ run_once(const SsWorkerArgs *args, SsTrouble *trouble)
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
+		if (connecting || (!MySlot->in_batch && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION))
+			ss_shmem_set_redis(SS_REDIS_AWAY);
 		if (pump && MySlot->in_batch)
 			again = ss_trouble_failed(trouble, pump->batch, error->sqlerrcode, ss_error_deadline_passed());
 		if (ss_error_deadline_passed())
@@ -294,6 +322,9 @@ run_once(const SsWorkerArgs *args, SsTrouble *trouble)
 		log_failure(trouble, run ? run->pipeline : NULL, error, wait);
 		trouble->sqlstate = error->sqlerrcode;
 		ss_shmem_note_error(unpack_sql_state(error->sqlerrcode), error->message);
+		ss_counter_note_error();
+		if (run)
+			save_errors(run->pipeline);
 		ss_shmem_set_state(SS_STATE_WAITING, waiting_reason(error),
 						   error->hint ? error->hint : ss_error_hint(error),
 						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
@@ -346,7 +377,8 @@ streamsink_worker_main(Datum main_arg)
 	keep_memory();
 	worker_context = AllocSetContextCreate(TopMemoryContext, "streamsink worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
-	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+	/* pg_stat_activity has it from there, and so has the log */
+	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_OVERRIDE);
 	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
 
 	while (run_once(&args, &trouble))

@@ -72,7 +72,11 @@ FROM (VALUES
 	('dead_letters', 'SELECT string_agg(pipeline || '' '' || (fields ->> ''a''), '', '' ORDER BY id) FROM streamsink.%s'),
 	('dead_letter_attempts', 'SELECT string_agg(DISTINCT pipeline, '' '') FROM streamsink.%s'),
 	('dead_letter_summary', 'SELECT string_agg(pipeline || '' '' || count, '', '' ORDER BY pipeline) FROM streamsink.%s'),
+	('metrics', 'SELECT string_agg(labels ->> ''pipeline'' || '' '' || value, '', '' ORDER BY labels ->> ''pipeline'') FROM streamsink.%s WHERE metric = ''streamsink_dead_letters'''),
 	('outbox', 'SELECT count(*) FROM streamsink.%s')) AS v (v, q);
+-- the document that says how pipelines are
+SELECT r AS role, privileges_as(r, $$SELECT string_agg(p ->> 'name', ' ' ORDER BY p ->> 'name') FROM jsonb_array_elements(streamsink.health() -> 'pipelines') p$$) AS healths
+FROM unnest('{privileges_owner,privileges_member,privileges_setter,privileges_stranger,privileges_monitor,privileges_nobody}'::text[]) AS r;
 -- the SQL that runs is for members
 SELECT privileges_as(r, $$SELECT string_agg(name || ': ' || coalesce(statement, '-'), ', ' ORDER BY name) FROM streamsink.pipelines$$)
 FROM unnest('{privileges_owner,privileges_stranger,privileges_monitor}'::text[]) AS r;
@@ -99,6 +103,7 @@ FROM (SELECT call, privileges_as('privileges_stranger', call) AS result, privile
 		$$SELECT streamsink.apply('owned', '[]')$$,
 		$$SELECT streamsink.preview('owned')$$,
 		$$SELECT streamsink.reset_stats('owned')$$,
+		$$SELECT streamsink.health('owned')$$,
 		$$SELECT streamsink.retry_dead_letters('owned')$$,
 		$$SELECT streamsink.requeue_dead_letters('owned')$$,
 		$$SELECT streamsink.discard_dead_letters('owned')$$,

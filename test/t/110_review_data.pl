@@ -57,7 +57,7 @@ $redis->cli('-a', 'made up', '--no-auth-warning', 'CONFIG', 'SET', 'requirepass'
 
 sql(q{CREATE ROLE scribe; GRANT pg_write_all_data TO scribe; GRANT USAGE ON SCHEMA streamsink TO scribe});
 my $columns = q{SELECT string_agg(quote_ident(attname), ', ') FROM pg_catalog.pg_attribute WHERE attrelid = '%s'::regclass AND attnum > 0};
-for my $table (qw(pipeline stream ledger ledger_log dead_letter dead_letter_attempt outbox_queue))
+for my $table (qw(pipeline stream ledger ledger_log counter dead_letter dead_letter_attempt outbox_queue))
 {
 	for my $statement ("DELETE FROM streamsink.$table", "INSERT INTO streamsink.$table DEFAULT VALUES")
 	{
