@@ -261,7 +261,7 @@ ss_announce_copy(const SsPipeline *pipeline, int64 id, const SsEntry *entry,
 	add_field(&args, "sqlstate", pstrdup(unpack_sql_state(refusal->error->sqlerrcode)));
 	add_message_field(&args, "error", refusal->error->message ? refusal->error->message : "");
 	add_message_field(&args, "detail", detail);
-	add_field(&args, "attempts", "1");
+	add_field(&args, "attempts", psprintf("%d", refusal->attempts));
 	add_field(&args, "failed_at", print_time(failed_at));
 	add_contents(&args, entry);
 	ss_outbox_add(pipeline->server, pipeline->owner, "xadd", pipeline->dead_letter_stream, pipeline->name,

@@ -196,6 +196,8 @@ ss_batch_refuse(SsBatch *batch, int entry, const char *stage, ErrorData *error)
 	refusal->entry = entry;
 	refusal->stage = stage;
 	refusal->error = copy;
+	/* what crashed the server too often is refused without another one */
+	refusal->attempts = batch->crashes + (batch->final ? batch->tries : 0) + (strcmp(stage, "crash") == 0 ? 0 : 1);
 	batch->entries[entry].outcome = SS_OUTCOME_REFUSED;
 }
 

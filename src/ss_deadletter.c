@@ -126,7 +126,7 @@ form_letter(Relation letters, int64 id, const SsPipeline *pipeline, const SsEntr
 	set_reason(values, nulls, refusal, now);
 	*detail = letter_detail(entry, refusal, cut > 0);
 	set_optional_text(values, nulls, LETTER_detail, *detail);
-	values[LETTER_attempts - 1] = Int32GetDatum(1);
+	values[LETTER_attempts - 1] = Int32GetDatum(refusal->attempts);
 	values[LETTER_first_failed_at - 1] = TimestampTzGetDatum(now);
 	values[LETTER_truncated - 1] = BoolGetDatum(cut > 0);
 
@@ -213,7 +213,7 @@ ss_deadletter_store(const SsPipeline *pipeline, const SsBatch *batch)
 		CatalogTupleInsertWithInfo(letters, form_letter(letters, id, pipeline, entry, refusal, now, &detail),
 								   letter_indexes);
 		SS_FAULT("in-dead-letter");
-		insert_attempt(attempts, attempt_indexes, id, 1, refusal, now);
+		insert_attempt(attempts, attempt_indexes, id, refusal->attempts, refusal, now);
 		ss_announce_copy(pipeline, id, entry, refusal, detail, now);
 		MemoryContextReset(work);
 	}

@@ -99,8 +99,8 @@ ss_trouble_failed(SsTrouble *trouble, const SsBatch *batch, int sqlstate, bool d
 void
 ss_trouble_prepare(const SsTrouble *trouble, const SsPipeline *pipeline, SsBatch *batch)
 {
-	batch->final = pipeline->max_retries >= 0 && trouble->retries > pipeline->max_retries &&
-				   has_entry(trouble, batch);
+	batch->tries = trouble->retries > 0 && has_entry(trouble, batch) ? trouble->retries : 0;
+	batch->final = pipeline->max_retries >= 0 && batch->tries > pipeline->max_retries;
 }
 
 void
