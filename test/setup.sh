@@ -45,6 +45,7 @@ find_missing()
 	have prove || missing+=(perl)
 	have perl && perl -MIPC::Run -e 1 2>/dev/null || missing+=(libipc-run-perl)
 	[ "$what" != ci ] || have clang-format || missing+=(clang-format)
+	[ "$what" != ci ] || have prometheus-postgres-exporter || missing+=(prometheus-postgres-exporter)
 	[ -x /usr/bin/python3 ] || missing+=(python3)
 	[ "$what" = bench ] || return
 	have gnuplot || missing+=(gnuplot-nox)
@@ -112,8 +113,9 @@ case " ${missing[*]} " in
 		;;
 esac
 
-had_redis=
+had_redis= had_exporter=
 have_package redis-server && had_redis=1
+have_package prometheus-postgres-exporter && had_exporter=1
 
 log=$(mktemp)
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
@@ -127,6 +129,9 @@ fi
 
 if [ -z "$had_redis" ] && have_package redis-server && have systemctl
 then $sudo systemctl disable redis-server >/dev/null 2>&1
+fi
+if [ -z "$had_exporter" ] && have_package prometheus-postgres-exporter && have systemctl
+then $sudo systemctl disable prometheus-postgres-exporter >/dev/null 2>&1
 fi
 
 find_missing
