@@ -36,6 +36,7 @@ ISOLATION = \
 REGRESS_TEST_BUILD = \
 	ledger \
 	bulk \
+	guess \
 	overrun \
 	shortcut \
 	trouble
