@@ -24,6 +24,7 @@ REGRESS = \
 	refuse \
 	dead_letters \
 	dead_letter_limits \
+	auto_target \
 	privileges \
 	hygiene
 ISOLATION = \

@@ -253,6 +253,7 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 
 	pipeline->max_entry_bytes = DatumGetInt64(VALUE(max_entry_bytes));
 	pipeline->allow_inexact = DatumGetBool(VALUE(allow_inexact));
+	pipeline->evolve = DatumGetBool(VALUE(evolve));
 	pipeline->settings = DatumGetJsonbPCopy(VALUE(settings));
 	pipeline->identity = *DatumGetUUIDP(VALUE(identity));
 	snprintf(pipeline->consumer, sizeof(pipeline->consumer), "streamsink:%s",

@@ -161,6 +161,7 @@ typedef struct SsPipeline
 	int64		 max_entry_bytes;
 	int64		 ledger_retention_ms;
 	bool		 allow_inexact;
+	bool		 evolve;   /* new fields become columns of the target */
 	Jsonb		*settings; /* GUC name -> value, applied on every path */
 	pg_uuid_t	 identity;
 	char		 consumer[64]; /* "streamsink:<identity>": prefix of every consumer name of ours */

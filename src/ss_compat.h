@@ -188,6 +188,14 @@ typedef void ss_compat_json_result;
 	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define ss_compat_relation_ownercheck(relation, role) \
+	object_ownercheck(RelationRelationId, (relation), (role))
+#else
+#define ss_compat_relation_ownercheck(relation, role) \
+	pg_class_ownercheck((relation), (role))
+#endif
+
 /* 16 can report a malformed name softly; ERROR is what we want. */
 #ifdef SS_HAVE_SOFT_ERRORS
 #define ss_compat_name_list(string) stringToQualifiedNameList((string), NULL)

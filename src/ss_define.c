@@ -51,6 +51,7 @@ static void check_server(SsDefinition *def, const Argument *argument, Datum *val
 static void check_stream(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_relation(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_transform(SsDefinition *def, const Argument *argument, Datum *value);
+static void check_create(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_columns(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_key(SsDefinition *def, const Argument *argument, Datum *value);
 static void check_start(SsDefinition *def, const Argument *argument, Datum *value);
@@ -101,8 +102,8 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(max_entry_bytes, INT8OID, "67108864", 0, check_integer, 1024, INT64CONST(536870912)),
 	ARGUMENT(ledger_retention, INTERVALOID, "7 days", 0, check_interval, DAY_MS / 24, 36500 * DAY_MS),
 	ARGUMENT(allow_inexact, BOOLOID, "false", MAPPING),
-	ARGUMENT(create_target, BOOLOID, "false", LATER),
-	ARGUMENT(evolve, BOOLOID, "false", LATER),
+	ARGUMENT(create_target, BOOLOID, "false", 0, check_create),
+	ARGUMENT(evolve, BOOLOID, "false", MAPPING),
 	ARGUMENT(settings, JSONBOID, "{}", MAPPING, check_settings),
 };
 
@@ -355,6 +356,18 @@ check_relation(SsDefinition *def, const Argument *argument, Datum *value)
 	range = makeRangeVarFromNameList(ss_compat_name_list(name));
 	/* locked: it must not be dropped before its names are looked up */
 	relid = RangeVarGetRelid(range, AccessShareLock, true);
+	if (def->creating && argument == &arguments[SS_PIPELINE_target - 1])
+	{
+		if (!OidIsValid(relid))
+		{
+			*value = CStringGetTextDatum(ss_define_new_target(range));
+			def->make_target = true;
+			return;
+		}
+		ereport(NOTICE,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists, skipping", name)));
+	}
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -369,6 +382,16 @@ check_transform(SsDefinition *def, const Argument *argument, Datum *value)
 {
 	check_text(def, argument, value);
 	(void) ss_transform_parse(TextDatumGetCString(*value));
+}
+
+static void
+check_create(SsDefinition *def, const Argument *argument, Datum *value)
+{
+	if (def->stored_settings != NULL && DatumGetBool(*value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" has an effect only while a pipeline is created", argument->name),
+				 errhint("Make the table with CREATE TABLE, or add columns with ALTER TABLE.")));
 }
 
 static void
@@ -477,6 +500,7 @@ check_settings(SsDefinition *def, const Argument *argument, Datum *value)
 void
 ss_define_check_whole(const SsDefinition *def)
 {
+	ss_define_check_makes(def);
 	if (IS_NULL(def, target) && IS_NULL(def, transform))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

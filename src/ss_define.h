@@ -6,6 +6,7 @@
 #ifndef SS_DEFINE_H
 #define SS_DEFINE_H
 
+#include "nodes/primnodes.h"
 #include "ss_catalog.h"
 #include "ss_mapping.h"
 
@@ -22,6 +23,8 @@ typedef struct SsDefinition
 	Datum		 values[SS_PIPELINE_NCOLUMNS];
 	bool		 nulls[SS_PIPELINE_NCOLUMNS];
 	Oid			 owner;
+	bool		 creating;		  /* create_target: a target that does not exist is no error */
+	bool		 make_target;	  /* ... and it does not */
 	bool		 from_now;		  /* start_from was '$': behind the last entry of every stream there is */
 	const Jsonb *stored_settings; /* of the pipeline that is altered, else NULL */
 } SsDefinition;
@@ -58,6 +61,15 @@ extern void ss_define_check_owner(Oid owner);
 
 /* May the owner write into the target as the definition wants it?  ERROR 42501. */
 extern void ss_define_check_target(const SsDefinition *def);
+
+/* create_target and evolve: what excludes them.  ERROR 22023. */
+extern void ss_define_check_makes(const SsDefinition *def);
+
+/* The qualified name of a target that is to be made.  ERROR 22023 for a temporary one, 3F000. */
+extern char *ss_define_new_target(const RangeVar *range);
+
+/* Can this owner add columns to the target?  ERROR 42809, 42501. */
+extern void ss_define_check_evolves(Oid relid, Oid role);
 
 /* The first wait between tries must not be longer than the longest one: ERROR 22023. */
 extern void ss_define_check_backoff(const SsDefinition *def);

@@ -87,4 +87,6 @@ ss_define_check_target(const SsDefinition *def)
 		need_privilege(relid, def->owner, ACL_UPDATE, "UPDATE");
 	if (updates || !IS_NULL(def, key))
 		need_privilege(relid, def->owner, ACL_SELECT, "SELECT");
+	if (DatumGetBool(VALUE(def, evolve)))
+		ss_define_check_evolves(relid, def->owner);
 }

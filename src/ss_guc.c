@@ -11,6 +11,7 @@
 
 #include <limits.h>
 
+#include "access/htup_details.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -31,6 +32,7 @@ int	 ss_guc_fold_rows = 256;
 int	 ss_guc_ledger_join_age = 600000;
 int	 ss_guc_ledger_apart = 1000;
 int	 ss_guc_dead_letter_threshold = 1000;
+int	 ss_guc_max_columns = 200;
 bool ss_guc_bulk_insert = true;
 
 static void
@@ -85,6 +87,10 @@ ss_guc_init(void)
 			   "Sets the number of dead letters of a pipeline that is notified.",
 			   "When a batch brings it there, the channel streamsink_dead_letters is told. Zero turns that off.",
 			   &ss_guc_dead_letter_threshold, 0, 100000, PGC_SIGHUP, 0);
+	define_int("streamsink.max_columns",
+			   "Sets the number of columns up to which create_target and evolve add columns for fields.",
+			   "Dropped columns count, as they do for the server's own limit.",
+			   &ss_guc_max_columns, 1, MaxHeapAttributeNumber, PGC_SIGHUP, 0);
 	DefineCustomBoolVariable("streamsink.bulk_insert",
 							 "Inserts rows by the page where the generated INSERT does nothing else.",
 							 "Off: the statement is executed always, and seen by extensions that watch statements.",

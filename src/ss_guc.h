@@ -22,6 +22,7 @@ extern int	ss_guc_ledger_join_age;		  /* ms since two settled intervals before t
 extern int	ss_guc_ledger_apart;		  /* newest intervals of a stream that are joined over a gap only if it is proven empty */
 extern bool ss_guc_bulk_insert;			  /* past the statement where that means the same */
 extern int	ss_guc_dead_letter_threshold; /* dead letters of a pipeline that are notified, 0: never */
+extern int	ss_guc_max_columns;			  /* of a target, up to which columns are added for fields */
 
 /* Define all of them; called from _PG_init.  Reserves the prefix. */
 extern void ss_guc_init(void);

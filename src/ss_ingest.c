@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 
 #include "ss_breaker.h"
+#include "ss_evolve.h"
 #include "ss_identity.h"
 #include "ss_ledger.h"
 #include "ss_peek.h"
@@ -80,10 +81,21 @@ settle_and_commit(SsPump *pump, SsCounters *total)
 
 	/* a worker's batch has its transaction's memory; ours must not pile up in the procedure's */
 	MemoryContextSwitchTo(turn);
-	ss_shmem_session_slot(run->pipeline->id);
-	ss_write_enter(run->pipeline, &identity);
-	result = ss_settle_batch(run, pump->batch, false, &counters);
-	ss_identity_leave(&identity);
+	for (;;)
+	{
+		ss_shmem_session_slot(run->pipeline->id);
+		ss_write_enter(run->pipeline, &identity);
+		result = ss_settle_batch(run, pump->batch, false, &counters);
+		ss_identity_leave(&identity);
+		if (result != SS_SETTLE_EVOLVE)
+			break;
+		SPI_commit();
+		ss_identity_enter(run->pipeline, &identity);
+		ss_evolve_alter(run);
+		ss_identity_leave(&identity);
+		SPI_commit();
+		ss_evolve_report(run);
+	}
 	if (result == SS_SETTLE_TRIPPED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -44,6 +44,7 @@
 
 #include "ss_breaker.h"
 #include "ss_error.h"
+#include "ss_evolve.h"
 #include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
@@ -138,6 +139,22 @@ ss_loop_is_changed(const SsPipeline *pipeline)
 	return changed;
 }
 
+/* The target lacks columns for fields of the batch. */
+static void
+add_columns(SsRun *run)
+{
+	MemoryContext saved = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	arm_deadline();
+	ss_evolve_alter(run);
+	disarm_deadline();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
+	ss_evolve_report(run);
+	SS_FAULT("after-evolve");
+}
+
 /* Steps 2 to 7.  False if the loop must end, with the reason in *end.  *letters counts dead letters. */
 static bool
 settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
@@ -165,10 +182,18 @@ settle(SsPump *pump, SsLoopEnd *end, int64 *letters)
 
 	pgstat_report_activity(STATE_RUNNING, "settling a batch");
 	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	arm_deadline();
-	result = ss_settle_batch(pump->run, batch, shared, &counters);
-	disarm_deadline();
+	for (;;)
+	{
+		StartTransactionCommand();
+		arm_deadline();
+		result = ss_settle_batch(pump->run, batch, shared, &counters);
+		disarm_deadline();
+		if (result != SS_SETTLE_EVOLVE)
+			break;
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(turn);
+		add_columns(pump->run);
+	}
 	if (result != SS_SETTLE_DONE)
 	{
 		ss_attempt_reset();

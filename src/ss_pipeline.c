@@ -12,6 +12,7 @@
 #include "ss_compat.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -21,7 +22,10 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "ss_define.h"
+#include "ss_guc.h"
+#include "ss_maketable.h"
 #include "ss_marker.h"
 #include "ss_identity.h"
 #include "ss_outbox.h"
@@ -125,6 +129,45 @@ try_definition(const SsDefinition *def, bool connect)
 	return starts;
 }
 
+static void
+say_exists(const char *name, bool if_not_exists)
+{
+	if (!if_not_exists)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("pipeline \"%s\" already exists", name),
+				 errhint("Choose another name, or change that one with streamsink.alter_pipeline().")));
+	ereport(NOTICE,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("pipeline \"%s\" already exists, skipping", name)));
+}
+
+/*
+ * create_target: make the table, which everything behind takes as given.  Two
+ * calls of one name wait for each other, after their look at Redis, so that
+ * the later one finds pipeline and table.  False: it found the pipeline.
+ */
+static bool
+make_target(const SsDefinition *def, const char *name, bool connect, bool if_not_exists)
+{
+	SsPipeline *pipeline = ss_catalog_build(def->values, def->nulls, ERROR);
+	SsTemplate *tmpl = ss_template_parse_except(pipeline->stream, pipeline->dead_letter_stream);
+	SsSurvey   *survey = connect ? ss_survey_streams(pipeline, tmpl, ss_guc_max_columns) : NULL;
+	List	   *target = ss_compat_name_list(pipeline->target);
+
+	ss_catalog_lock_names();
+	if (ss_catalog_load_lenient(name, 0, true) != NULL)
+	{
+		say_exists(name, if_not_exists);
+		return false;
+	}
+	if (!OidIsValid(RangeVarGetRelid(makeRangeVarFromNameList(target), NoLock, true)))
+		ss_maketable_run(pipeline, tmpl, survey);
+	if (survey != NULL)
+		ss_survey_end(survey);
+	return true;
+}
+
 Datum
 streamsink_create_pipeline(PG_FUNCTION_ARGS)
 {
@@ -138,13 +181,12 @@ streamsink_create_pipeline(PG_FUNCTION_ARGS)
 	check_writable("create_pipeline()");
 	if (if_not_exists && ss_catalog_load_lenient(name, 0, true) != NULL)
 	{
-		ereport(NOTICE,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists, skipping", name)));
+		say_exists(name, if_not_exists);
 		PG_RETURN_VOID();
 	}
 
 	ss_define_init(&def, GetUserId());
+	def.creating = get_bool(fcinfo, SS_PIPELINE_create_target - 1, "create_target");
 	for (int column = 1; column <= SS_PIPELINE_NARGS; column++)
 	{
 		take_argument(&def, fcinfo, column);
@@ -159,21 +201,18 @@ streamsink_create_pipeline(PG_FUNCTION_ARGS)
 	ss_define_check_whole(&def);
 	ss_define_check_backoff(&def);
 	ss_define_check_owner(def.owner);
+	if (def.make_target && !make_target(&def, name, connect, if_not_exists))
+		PG_RETURN_VOID();
 	ss_define_check_target(&def);
 	if (!if_not_exists && ss_catalog_load_lenient(name, 0, true) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists", name),
-				 errhint("Choose another name, or change that one with streamsink.alter_pipeline().")));
+		say_exists(name, false);
 	starts = try_definition(&def, connect);
 
 	/* somebody else may have been faster */
 	ss_catalog_lock_names();
 	if (if_not_exists && ss_catalog_load_lenient(name, 0, true) != NULL)
 	{
-		ereport(NOTICE,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists, skipping", name)));
+		say_exists(name, if_not_exists);
 		PG_RETURN_VOID();
 	}
 	id = ss_catalog_insert(def.values, def.nulls);

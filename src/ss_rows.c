@@ -122,7 +122,10 @@ find_members(SsConvert *convert)
 		SsFound *found;
 
 		if (name < 0)
+		{
+			mapping->met_unknown = true;
 			continue;
+		}
 		found = &convert->found[name];
 		if (found->stamp != fields_stamp)
 		{
@@ -160,8 +163,12 @@ find_fields(SsConvert *convert)
 			found->len = item[1].n;
 			found->headroom = item[1].headroom;
 		}
-		else if (keep)
-			keep_left(convert, i);
+		else
+		{
+			mapping->met_unknown = true;
+			if (keep)
+				keep_left(convert, i);
+		}
 	}
 	if (mapping->payload >= 0)
 		find_members(convert);
@@ -439,6 +446,7 @@ ss_mapping_rows(SsMapping *mapping, SsBatch *batch, SsRow **rows)
 	int					 nentries = 0;
 
 	*rows = NULL;
+	mapping->met_unknown = false;
 	for (int i = 0; i < batch->nentries; i++)
 	{
 		if (batch->entries[i].outcome == SS_OUTCOME_NEW && batch->entries[i].fields != NULL)

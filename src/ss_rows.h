@@ -102,6 +102,7 @@ struct SsMapping
 	bool  generated_insert;
 	bool  track_present;
 	bool  use_fields;
+	bool  met_unknown; /* the last conversion saw a field that nobody looks for */
 	int64 max_entry_bytes;
 
 	TupleDesc desc;

@@ -10,7 +10,7 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 
-#include "ss_run.h"
+#include "ss_evolve.h"
 
 static SsRun *
 make_run(MemoryContext parent)
@@ -106,7 +106,7 @@ ss_run_refresh(SsRun *run)
 	ss_write_prepare(run->writer);
 }
 
-void
+bool
 ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us)
 {
 	instr_time started;
@@ -116,7 +116,10 @@ ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us)
 	int		   nrows;
 
 	INSTR_TIME_SET_CURRENT(started);
-	nrows = ss_mapping_rows(run->mapping, batch, &rows);
+	nrows = run->pipeline->evolve ? ss_evolve_rows(run, batch, &rows) :
+									ss_mapping_rows(run->mapping, batch, &rows);
+	if (nrows < 0)
+		return false;
 	INSTR_TIME_SET_CURRENT(mapped);
 	if (nrows > 0)
 		ss_write_rows(run->writer, batch, rows, nrows);
@@ -126,6 +129,7 @@ ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us)
 	INSTR_TIME_SUBTRACT(mapped, started);
 	*map_us = INSTR_TIME_GET_MICROSEC(mapped);
 	*write_us = INSTR_TIME_GET_MICROSEC(written);
+	return true;
 }
 
 bool

@@ -11,12 +11,13 @@
 
 typedef struct SsRun
 {
-	MemoryContext cxt; /* holds all of it */
-	SsPipeline	 *pipeline;
-	SsTemplate	 *tmpl;
-	const char	 *dead_letter_key; /* dead_letter_stream in UTF-8, or NULL */
-	SsMapping	 *mapping;		   /* NULL until ss_run_refresh */
-	SsWriter	 *writer;
+	MemoryContext	 cxt; /* holds all of it */
+	SsPipeline		*pipeline;
+	SsTemplate		*tmpl;
+	const char		*dead_letter_key; /* dead_letter_stream in UTF-8, or NULL */
+	SsMapping		*mapping;		  /* NULL until ss_run_refresh */
+	SsWriter		*writer;
+	struct SsEvolve *evolve; /* NULL until a field lacks a column */
 } SsRun;
 
 /*
@@ -35,8 +36,11 @@ extern void	  ss_run_free(SsRun *run);
  */
 extern void ss_run_refresh(SsRun *run);
 
-/* Map and write the batch's new entries in the current transaction; every entry has its outcome then.  Reports the microseconds of both parts. */
-extern void ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us);
+/*
+ * Map and write the batch's new entries in the current transaction; every entry has its outcome then.  Reports the microseconds of both parts.
+ * False: nothing was done, because columns are to be added first (ss_evolve.h).
+ */
+extern bool ss_run_batch(SsRun *run, SsBatch *batch, int64 *map_us, int64 *write_us);
 
 /*
  * Fill a stream's key and placeholders from its name (kept, not copied).

@@ -17,6 +17,7 @@
 #include "ss_attempt.h"
 #include "ss_breaker.h"
 #include "ss_deadletter.h"
+#include "ss_evolve.h"
 #include "ss_fault.h"
 #include "ss_ledger.h"
 #include "ss_settle.h"
@@ -240,7 +241,8 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	if (batch->crashes >= SS_ATTEMPT_CRASHES)
 		ss_attempt_refuse(batch);
 	SS_FAULT("before-write");
-	ss_run_batch(run, batch, &map_us, &write_us);
+	if (!ss_run_batch(run, batch, &map_us, &write_us))
+		return SS_SETTLE_EVOLVE;
 	SS_FAULT("after-write");
 	ss_stats_times(0, map_us, write_us, 0);
 
@@ -257,6 +259,7 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	if (batch->nrefusals > 0 && pipeline->on_error == SS_ON_ERROR_DEAD_LETTER)
 		ss_deadletter_store(pipeline, batch);
 	SS_FAULT("after-dead-letters");
+	ss_evolve_settled(run);
 	SS_FAULT("before-commit");
 	return SS_SETTLE_DONE;
 }

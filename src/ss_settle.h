@@ -17,6 +17,7 @@ typedef enum SsSettleResult
 	SS_SETTLE_DONE,	   /* all is recorded: commit */
 	SS_SETTLE_CHANGED, /* the pipeline was changed or stopped: abort, load it again */
 	SS_SETTLE_STOP,	   /* on_error => stop, and an entry was refused: abort, stop the pipeline */
+	SS_SETTLE_EVOLVE,  /* the target lacks columns: commit, add them, settle the batch anew */
 	SS_SETTLE_TRIPPED  /* more were refused than max_dead_letter_rate permits: the same */
 } SsSettleResult;
 

@@ -155,6 +155,9 @@ extern int	ss_stream_parse_range(const SsReply *reply, SsStream *stream, SsBatch
 extern void ss_stream_append_between(SsRedis *redis, const SsStream *stream, SsEntryId after, SsEntryId end, int count);
 extern int	ss_stream_parse_ids(const SsReply *reply, SsEntryId **ids);
 
+/* XREVRANGE key (before - COUNT n, newest first: ss_stream_parse_range takes its reply.  SS_ENTRYID_MAX: from the newest one. */
+extern void ss_stream_append_newest(SsRedis *redis, const SsStream *stream, SsEntryId before, int count);
+
 /* XRANGE key id id: false if there is no such entry, else its ss_batch_hash; 0 if it was too large to be read whole. */
 extern void ss_stream_append_one(SsRedis *redis, const SsStream *stream, SsEntryId id);
 extern bool ss_stream_parse_one(const SsReply *reply, SsEntryId id, uint64 *hash);

@@ -90,6 +90,26 @@ ss_stream_append_one(SsRedis *redis, const SsStream *stream, SsEntryId id)
 	finish(&words, redis);
 }
 
+void
+ss_stream_append_newest(SsRedis *redis, const SsStream *stream, SsEntryId before, int count)
+{
+	Words words;
+	char  number[16];
+
+	snprintf(number, sizeof(number), "%d", count);
+	begin(&words, 6);
+	put_text(&words, "XREVRANGE");
+	put(&words, stream->key, stream->key_len);
+	if (ss_entryid_compare(before, SS_ENTRYID_MAX) == 0)
+		put_text(&words, "+");
+	else
+		put_id(&words, before, true);
+	put_text(&words, "-");
+	put_text(&words, "COUNT");
+	put_text(&words, number);
+	finish(&words, redis);
+}
+
 static void raise_unexpected(const char *what) pg_attribute_noreturn();
 
 static void
