@@ -236,8 +236,7 @@ SET TimeZone = 'UTC';
 -- ---------------------------------------------------------------------------
 -- Not supported yet: refused, never ignored; their defaults are fine
 -- ---------------------------------------------------------------------------
-SELECT a AS argument, f FROM unnest(ARRAY[
-	'trim_after=''1 day''']) AS a,
+SELECT a AS argument, f FROM unnest(ARRAY['trim_after=''1 day''']) AS a,
 	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,
 	evolve => false, on_replaced_stream => 'stop', max_retries => NULL, connect => false);
