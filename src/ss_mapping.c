@@ -525,6 +525,13 @@ ss_mapping_is_valid(const SsMapping *mapping)
 	return mapping->valid;
 }
 
+void
+ss_mapping_watch(SsMapping *mapping, Oid relid)
+{
+	if (!list_member_oid(mapping->relations, relid))
+		ss_watch_relation(mapping, relid);
+}
+
 TupleDesc
 ss_mapping_desc(const SsMapping *mapping)
 {

@@ -54,6 +54,9 @@ extern void		  ss_mapping_free(SsMapping *mapping);
 /* False once a relation or type behind it was invalidated: build it again. */
 extern bool ss_mapping_is_valid(const SsMapping *mapping);
 
+/* Let it become invalid with a relation too that the pipeline's SQL uses. */
+extern void ss_mapping_watch(SsMapping *mapping, Oid relid);
+
 /* Row type of batch: the mapped columns, then _id _stream _time _seq _fields (those not already columns of the row type). */
 extern TupleDesc			  ss_mapping_desc(const SsMapping *mapping);
 extern int					  ss_mapping_ncolumns(const SsMapping *mapping);

@@ -56,7 +56,7 @@ struct SsSteps
 	MemoryContext		  cxt;
 	MemoryContextCallback callback;
 	const SsPipeline	 *pipeline;
-	const SsMapping		 *mapping;
+	SsMapping			 *mapping;
 	Step				 *steps;
 	int					  nsteps;
 	bool				  use_fields;
@@ -94,7 +94,7 @@ free_plans(void *arg)
 }
 
 SsSteps *
-ss_steps_create(const SsPipeline *pipeline, const SsMapping *mapping, MemoryContext cxt)
+ss_steps_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext cxt)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(cxt);
 	SsSteps		 *steps = palloc0_object(SsSteps);
@@ -305,6 +305,8 @@ ss_steps_prepare(SsSteps *steps, bool explain)
 			error->internalpos = steps->steps[step].statement->offset + 1;
 			error->internalquery = steps->pipeline->transform;
 		}
+		error->context = psprintf("%s%sstatement %d of the transform", error->context ? error->context : "",
+								  error->context ? "\n" : "", step + 1);
 		ReThrowError(error);
 	}
 	PG_END_TRY();

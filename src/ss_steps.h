@@ -28,14 +28,14 @@ typedef struct SsStepResult
  * Parse the pipeline's transform.  The steps live in cxt and go with it, as
  * their plans do; mapping and pipeline must outlive them.
  */
-extern SsSteps *ss_steps_create(const SsPipeline *pipeline, const SsMapping *mapping, MemoryContext cxt);
+extern SsSteps *ss_steps_create(const SsPipeline *pipeline, SsMapping *mapping, MemoryContext cxt);
 
 extern int ss_steps_count(const SsSteps *steps);
 
 /*
  * Analyse all statements as the current user: ERROR with the server's own
  * message and the position in the transform; 55000 for a table that cannot be
- * written exactly once.  With explain, plan them and check privileges too.
+ * written exactly once.  The mapping watches such tables.  With explain, plan them and check privileges too.
  * Opens a connection of its own.
  */
 extern void ss_steps_prepare(SsSteps *steps, bool explain);

@@ -62,12 +62,17 @@ static void
 check_written(const SsStepScan *scan, const Query *query)
 {
 	const RangeTblEntry *rte;
+	List				*watched = NIL;
+	ListCell			*lc;
 
 	if (query->resultRelation == 0)
 		return;
 	rte = rt_fetch(query->resultRelation, query->rtable);
-	if (rte->rtekind == RTE_RELATION)
-		ss_target_check_written(scan->pipeline, rte->relid);
+	if (rte->rtekind != RTE_RELATION)
+		return;
+	ss_target_check_written(scan->pipeline, rte->relid, &watched);
+	foreach(lc, watched)
+		ss_mapping_watch(scan->mapping, lfirst_oid(lc));
 }
 
 static bool

@@ -11,7 +11,7 @@
 typedef struct SsStepScan
 {
 	const SsPipeline *pipeline;	  /* given */
-	const SsMapping	 *mapping;	  /* given */
+	SsMapping		 *mapping;	  /* given; watches what is written */
 	bool			  use_fields; /* the column _fields of batch is read */
 	bool			  effects;	  /* functions are called that may do more than read */
 	Oid				  procedure;  /* of CALL */

@@ -227,15 +227,15 @@ ss_target_check(const SsPipeline *pipeline, Relation target, List **watched)
 }
 
 void
-ss_target_check_written(const SsPipeline *pipeline, Oid relid)
+ss_target_check_written(const SsPipeline *pipeline, Oid relid, List **watched)
 {
 	Relation rel = relation_open(relid, AccessShareLock);
-	List	*watched = NIL;
 
+	*watched = lappend_oid(*watched, relid);
 	check_not_ours(rel);
 	check_exact(pipeline, rel, RelationGetRelationName(rel), rel->rd_rel->relkind, rel->rd_rel->relpersistence);
 	if (rel->rd_rel->relhassubclass && !pipeline->allow_inexact)
-		check_partitions(pipeline, rel, relid, &watched);
+		check_partitions(pipeline, rel, relid, watched);
 	relation_close(rel, NoLock);
 }
 

@@ -46,8 +46,9 @@ extern void ss_target_column(Relation target, AttrNumber attnum, SsTargetColumn 
 
 /*
  * Check a relation that a statement of a transform writes: ERROR 55000 if that
- * cannot be done exactly once, 42809 for a catalog or a table of the extension.
+ * cannot be done exactly once, 42809 for a catalog or a table of the
+ * extension.  Appends what was looked at to *watched.
  */
-extern void ss_target_check_written(const SsPipeline *pipeline, Oid relid);
+extern void ss_target_check_written(const SsPipeline *pipeline, Oid relid, List **watched);
 
 #endif /* SS_TARGET_H */

@@ -72,6 +72,10 @@ SELECT * FROM refuse_try($$
 	SELECT streamsink.refuse(_seq, 'even') FROM batch WHERE n % 2 = 0;
 	INSERT INTO refuse_first SELECT n FROM counted;
 	INSERT INTO refuse_second SELECT nextval('refuse_runs')$$);
+-- a notification, or what a function of the user's may have done, counts as written
+CREATE FUNCTION refuse_effect() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN nextval(''refuse_runs''); END';
+SELECT s, runs FROM unnest('{nextval(''refuse_runs''),refuse_effect(),"pg_notify(''refuse'', nextval(''refuse_runs'')::text)"}'::text[]) AS s,
+	LATERAL refuse_try(format('SELECT %s FROM batch; SELECT streamsink.refuse(_seq, ''even'') FROM batch WHERE n %% 2 = 0', s));
 -- from a function, a procedure, a trigger (also a deferred one), a RETURNING list
 CREATE FUNCTION refuse_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

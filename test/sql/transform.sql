@@ -264,6 +264,16 @@ SELECT transform_create('INSERT INTO transform_seen (fields) SELECT jsonb_build_
 SELECT outcome, error FROM streamsink.apply('strict', '[{"n": 1}, {"a": "x"}, {"n": null, "a": "x"}]');
 SELECT fields FROM transform_seen;
 
+-- strings are read alike, whatever the session has set
+SET escape_string_warning = off;
+SET standard_conforming_strings = off;
+TRUNCATE transform_log;
+SELECT transform_create('INSERT INTO transform_log (what) SELECT ''c:\\'' || n FROM batch', 'strings', row_type => 'transform_n');
+SELECT outcome FROM streamsink.apply('strings', '[{"n": 1}]');
+RESET standard_conforming_strings;
+SELECT outcome FROM streamsink.apply('strings', '[{"n": 2}]');
+SELECT what FROM transform_log ORDER BY n;
+
 -- ---------------------------------------------------------------------------
 -- The plans follow what they rest on
 -- ---------------------------------------------------------------------------

@@ -151,7 +151,41 @@ sql('CREATE TABLE extras (what date, extra int)');
 wait_settled($node, 'counted');
 is(sql('SELECT (SELECT count(DISTINCT n) FROM kept), (SELECT count(*) FROM kept), (SELECT count(*) FROM extras)'), '50|50|49', 'it goes on by itself, and nothing is lost');
 is(letters('counted'), '', '... without a dead letter');
+
+# The plans are kept, and follow: columns of a relation in memory move, a table is no longer written exactly once.
+sql(q{CREATE TABLE wide (a int, b int); INSERT INTO wide VALUES (1, 2);
+	CREATE TABLE narrow (n int, whole jsonb);
+	SELECT streamsink.alter_pipeline('counted', transform => 'SELECT w.*, b.n INTO x FROM batch b, wide w; INSERT INTO narrow SELECT x.n, to_jsonb(x) FROM x')});
+produce($redis, 'counted', [ n => 7 ]);
+wait_settled($node, 'counted');
+sql('ALTER TABLE wide ADD c int DEFAULT 3');
+produce($redis, 'counted', [ n => 8 ]);
+wait_settled($node, 'counted');
+sql('ALTER TABLE wide DROP a, DROP b');
+produce($redis, 'counted', [ n => 9 ]);
+wait_settled($node, 'counted');
+is(sql('SELECT * FROM narrow ORDER BY n'), qq(7|{"a": 1, "b": 2, "n": 7}\n8|{"a": 1, "b": 2, "c": 3, "n": 8}\n9|{"c": 3, "n": 9}), 'a relation in memory with other columns than before');
+sql('ALTER TABLE narrow SET UNLOGGED');
+produce($redis, 'counted', [ n => 10 ]);
+wait_for_state($node, 'counted', 'waiting');
+like(status('counted', 'reason, hint'), qr/"narrow" is unlogged.*\|Set allow_inexact/, 'a table that becomes UNLOGGED is not written any more');
+sql('ALTER TABLE narrow SET LOGGED');
+wait_settled($node, 'counted');
+is(sql('SELECT count(*), max(n) FROM narrow'), '4|10', '... until it is logged again');
 sql("SELECT streamsink.drop_pipeline('counted')");
+
+# One plan for few entries, one for many.
+sql(q{CREATE TABLE devices AS SELECT n, 'name ' || n AS name FROM generate_series(1, 100000) AS n; ALTER TABLE devices ADD PRIMARY KEY (n); ANALYZE devices;
+	CREATE TABLE named (n int, name text);
+	SELECT streamsink.create_pipeline('joins', server => 'iot', stream => 'joins', row_type => 'event', connect => false,
+		transform => 'INSERT INTO named SELECT n, name FROM batch JOIN devices USING (n)')});
+foreach my $case ([ 1, qr/Nested Loop.*Index Scan using devices_pkey/s ], [ 1000, qr/Hash Join.*Seq Scan on devices/s ])
+{
+	my ($rc, $out, $err) = $node->psql('postgres', qq{
+		LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; SET auto_explain.log_level = notice;
+		SELECT count(*) FROM streamsink.apply('joins', (SELECT jsonb_agg(jsonb_build_object('n', i)) FROM generate_series(1, $case->[0]) AS i))});
+	like($err, $case->[1], "a plan that suits $case->[0]");
+}
 
 # ---------------------------------------------------------------------------
 # A batch that runs longer than it may: the entry at fault is found
