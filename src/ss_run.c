@@ -96,7 +96,7 @@ ss_run_refresh(SsRun *run)
 		/* Locking also accepts the invalidations of whoever held it before. */
 		target = ss_mapping_target(run->mapping);
 		if (OidIsValid(target))
-			LockRelationOid(target, RowExclusiveLock);
+			LockRelationOid(target, run->pipeline->transform != NULL ? AccessShareLock : RowExclusiveLock);
 		if (ss_mapping_is_valid(run->mapping))
 			break;
 		discard_mapping(run);

@@ -30,7 +30,8 @@ extern SsRun *ss_run_load_by_name(const char *name, MemoryContext parent);
 extern void	  ss_run_free(SsRun *run);
 
 /*
- * Lock the target (RowExclusiveLock, to the transaction's end) and build
+ * Lock the target (RowExclusiveLock, to the transaction's end; with a
+ * transform, which may lock it as it likes, AccessShareLock) and build
  * mapping and writer, or build them again if something behind them changed.
  * Once it returned, no DDL can change them in this transaction.
  */

@@ -69,6 +69,8 @@ MUTANTS = [
            "\tfree_plans_from(steps, step + 1);\n", "", "150_transform.pl"),
     Mutant("one-plan-for-all-sizes", "ss_steps.c",
            "return nrows <= SMALL_BATCH ? PLAN_SMALL : PLAN_LARGE;", "return PLAN_SMALL;", "150_transform.pl"),
+    Mutant("target-of-a-transform-locked-to-write", "ss_run.c",
+           "run->pipeline->transform != NULL ? AccessShareLock : RowExclusiveLock", "RowExclusiveLock", "150_transform.pl"),
     Mutant("ignored-entries-count-as-written", "ss_try.c",
            "entry->outcome = SS_OUTCOME_IGNORED;", "", "150_transform.pl"),
 

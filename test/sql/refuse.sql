@@ -99,7 +99,14 @@ SELECT * FROM refuse_try($$
 	SELECT streamsink.refuse(_seq, 'first', errcode => 'UX001'), streamsink.refuse(_seq, 'second') FROM batch WHERE n = 1;
 	SELECT streamsink.refuse(_seq, NULL, NULL, NULL) FROM batch WHERE n = 2$$);
 SELECT entry_id, sqlstate, error, detail FROM streamsink.dead_letters WHERE pipeline = 'refuse' ORDER BY id;
--- what a doomed pass fails for may be the fault of an entry that is refused in it; what is somebody else's is not
+-- what a pass fails for may be the fault of an entry that is refused in it
+SELECT * FROM refuse_try($$
+	INSERT INTO refuse_first SELECT n FROM batch;
+	SELECT streamsink.refuse(_seq, 'one') FROM batch WHERE n = 1;
+	INSERT INTO refuse_second SELECT 12 / (n - 1) FROM refuse_first;
+	SELECT nextval('refuse_runs')$$);
+SELECT entry_id, stage, sqlstate, error FROM streamsink.dead_letters WHERE pipeline = 'refuse' ORDER BY id;
+-- ... or somebody else's
 CREATE TABLE refuse_unique (n int PRIMARY KEY, CHECK (n <> 3));
 SELECT * FROM refuse_try($$
 	INSERT INTO refuse_first SELECT n FROM batch WHERE n <> 1 OR streamsink.refuse(_seq, 'one');

@@ -106,6 +106,21 @@ poll_until(sub { status('counted', 'read') eq '70' }, 'the counters');
 # of the numbers divisible by 7 the even ones are written, or refused with 5
 is(status('counted', "written, refused, ignored, rows, $sum"), '58|7|5|28|t', 'filtered entries count as written, ignored ones as ignored');
 
+# Workers that take turns by a lock on the target never wait for each other in a circle.
+my $deadlocks = sql("SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'");
+sql(q{CREATE TABLE turns (n int, before bigint);
+	SELECT streamsink.create_pipeline('turns', server => 'iot', stream => 'turns', target => 'turns', workers => 4, batch_size => 20, transform => $$
+		LOCK TABLE turns IN SHARE ROW EXCLUSIVE MODE;
+		SELECT count(*) AS before INTO already FROM turns;
+		INSERT INTO turns SELECT n, already.before + row_number() OVER () FROM batch, already$$)});
+produce($redis, 'turns', map { [ n => $_ ] } 1 .. 2000);
+sql("SELECT streamsink.start('turns')");
+wait_settled($node, 'turns');
+is(sql('SELECT count(*), count(DISTINCT n), count(DISTINCT before), max(before) FROM turns'), '2000|2000|2000|2000', 'four workers number their entries without a gap');
+sql('SELECT pg_stat_force_next_flush()');
+is(sql("SELECT deadlocks - $deadlocks FROM pg_stat_database WHERE datname = 'postgres'"), 0, '... and without a deadlock');
+sql("SELECT streamsink.drop_pipeline('turns')");
+
 # ---------------------------------------------------------------------------
 # ingest, preview, retry; altered while it runs
 # ---------------------------------------------------------------------------
