@@ -91,6 +91,34 @@ is_deeply([ @{ pipeline($health, 'q') }{qw(status state running)} ], [ 'down', '
 like(pipeline($health, 'q')->{reason}, qr/./, '... with the reason');
 sql("SELECT streamsink.drop_pipeline('q')");
 
+# ---- lag: how old the oldest entry that waits is ----
+# An entry after a silence of decades waits since it came, and not since the one before it.
+sql(q{ALTER SYSTEM SET streamsink.sample_interval = '1s'});
+sql('SELECT pg_reload_conf()');
+sql(q{CREATE TABLE l (stream text, v int); SELECT streamsink.create_pipeline('l', server => 'iot', stream => 'l:{stream}', target => 'l')});
+produce($redis, 'l:a', { _id => '1000-1', v => 1 });
+produce($redis, 'l:b', { _id => '1000-1', v => 1 });
+sql("SELECT streamsink.start('l')");
+poll_until(sub { sql("SELECT count(*) = 2 AND bool_and(lag = 0 AND lag_time = '0') FROM streamsink.streams WHERE pipeline = 'l'") eq 't' }, 'both streams to be looked at when all was delivered');
+$blocker = $node->background_psql('postgres');
+$blocker->query_safe('BEGIN; LOCK TABLE l');
+produce($redis, 'l:a', [ v => 2 ]);
+poll_until(sub { sql("SELECT batch_entries FROM streamsink.workers WHERE pipeline = 'l'") eq '1' }, 'the worker to hang');
+produce($redis, 'l:b', map { [ v => $_ ] } 2 .. 40);
+# so that the next look is due before the next read
+poll_until(sub { sql("SELECT now() - batch_started_at > '1200 ms' FROM streamsink.workers WHERE pipeline = 'l'") eq 't' }, 'the worker to hang for a while');
+$blocker->query_safe('ROLLBACK');
+$blocker->quit;
+my $late = poll_until(sub { my $h = health("'l', 0.05, '1 ms'"); my $l = pipeline($h, 'l'); ($l->{lag} // 0) > 0 && $l }, 'a look that finds entries waiting');
+cmp_ok($late->{lag_time}, '<', 600, "they wait since they came ($late->{lag_time} s)");
+ok(!check($late, 'lag')->{ok}, '... which is more than 1 ms');
+is(check($late, 'lag')->{limit}, 0.001, '... the limit');
+wait_settled($node, 'l');
+poll_until(sub { health("'l', 0.05, '1 ms'")->{status} eq 'ok' }, 'nothing to wait');
+sql("SELECT streamsink.drop_pipeline('l')");
+sql('ALTER SYSTEM RESET streamsink.sample_interval');
+sql('SELECT pg_reload_conf()');
+
 # ---- metrics ----
 my %column = (
 	streamsink_entries_read_total => 'read', streamsink_entries_written_total => 'written', streamsink_entries_refused_total => 'refused',
