@@ -15,9 +15,9 @@ class Mutant:
 MUTANTS = [
     # ---- the order of commit, flush and acknowledgement ----
     Mutant("acknowledge-before-commit", "ss_loop.c",
-           "\tSetCurrentStatementStartTimestamp();\n\tStartTransactionCommand();\n\tarm_deadline();",
+           "\tSetCurrentStatementStartTimestamp();\n",
            "\tss_settle_acks_add(pump->acks, batch, 0);\n\tss_pump_acknowledge(pump, false);\n"
-           "\tSetCurrentStatementStartTimestamp();\n\tStartTransactionCommand();\n\tarm_deadline();",
+           "\tSetCurrentStatementStartTimestamp();\n",
            "055_crash_points.pl"),
     Mutant("no-flush-gate", "ss_ack.c",
            "XLogRecPtr durable = GetFlushRecPtr(NULL);", "XLogRecPtr durable = PG_UINT64_MAX;",
@@ -182,6 +182,26 @@ MUTANTS = [
     Mutant("adopt-leaves-the-group-without-a-marker", "ss_courier.c",
            "\tif (row->nargs > 2)\n", "\tif (false)\n",
            "132_set_back.pl"),
+
+    # ---- new columns ----
+    Mutant("a-weaker-lock-before-alter-table", "ss_evolve.c",
+           "= RangeVarGetRelid(name, NoLock, true);", "= RangeVarGetRelid(name, AccessShareLock, true);",
+           "161_evolve.pl"),
+    Mutant("alter-table-waits-for-ever", "ss_evolve.c",
+           "\t(void) set_config_option(\"lock_timeout\"", "\tif (false)\n\t\t(void) set_config_option(\"lock_timeout\"",
+           "161_evolve.pl"),
+    Mutant("what-defaults-did-stays", "ss_evolve.c",
+           "\t\tRollbackAndReleaseCurrentSubTransaction();\n", "\t\tReleaseCurrentSubTransaction();\n",
+           "161_evolve.pl"),
+    Mutant("batches-that-lack-columns-are-settled", "ss_ingest.c",
+           "\t\tif (result != SS_SETTLE_EVOLVE)\n", "\t\tif (true)\n",
+           "161_evolve.pl"),
+    Mutant("names-of-fields-without-quotes", "ss_ddl.c",
+           "quote_identifier(name), format_type_be", "name, format_type_be",
+           "160_auto_target.pl", "161_evolve.pl"),
+    Mutant("digits-are-lost-in-doubles", "ss_guess.c",
+           "return read_number(buf, len, &back) && back", "return read_number(buf, len, &back) || back",
+           "regress:install guess"),
 
     # ---- after errors ----
     Mutant("tried-for-ever-in-spite-of-max-retries", "ss_trouble.c",

@@ -79,6 +79,14 @@ is($out, '1|2|0', 'ingest evolves too');
 like($err, qr/NOTICE:  pipeline "ingest" added columns for new fields\nDETAIL:  ALTER TABLE public\.i/, '... and says so');
 is(sql('SELECT n, v, w FROM i ORDER BY n'), "1|1|\n2||x", '... with the values');
 
+# ---- what defaults do is done once ----
+sql(q{CREATE TABLE log (n int); CREATE FUNCTION note() RETURNS int LANGUAGE sql AS 'INSERT INTO log VALUES (1) RETURNING n';
+	CREATE TABLE d (n int, noted int DEFAULT note()); SELECT streamsink.create_pipeline('defaults', server => 'iot', stream => 'd', target => 'd', evolve => true)});
+produce($redis, 'd', [ n => 1 ], [ n => 2, x => 1 ], [ n => 3, y => 1 ]);
+sql(q{SELECT streamsink.start('defaults')});
+wait_settled($node, 'defaults');
+is(sql('SELECT (SELECT count(*) FROM log), count(*), sum(noted), sum(x), sum(y) FROM d'), '3|3|3|1|1', 'what defaults do is done once for each row');
+
 # ---- bounds ----
 $node->safe_psql('postgres', 'ALTER SYSTEM SET streamsink.max_columns = 20');
 sql('SELECT pg_reload_conf()');
@@ -119,6 +127,16 @@ $reader->quit;
 sql(q{SELECT streamsink.start('one')});
 wait_settled($node, 'one');
 is(sql('SELECT later FROM t WHERE n = 10'), 1, 'stop and start in between lose nothing');
+# a pipeline's own lock_timeout counts
+sql(q{SELECT streamsink.alter_pipeline('one', settings => '{"lock_timeout": "17ms"}')});
+$reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM t');
+produce($redis, 's:a', [ n => 11, latest => 1 ]);
+poll_until(sub { logged('It was waited for 17 ms') }, 'the lock_timeout of the pipeline');
+$reader->query_safe('COMMIT');
+$reader->quit;
+wait_settled($node, 'one');
+is(sql('SELECT latest FROM t WHERE n = 11'), 1, 'the lock_timeout of the pipeline counts');
 
 # ---- an owner who lost the table ----
 sql(q{ALTER SERVER iot OPTIONS (ADD password_required 'false'); CREATE ROLE ingest LOGIN; SELECT streamsink.grant_access('ingest'); GRANT USAGE ON FOREIGN SERVER iot TO ingest; CREATE SCHEMA own AUTHORIZATION ingest;
