@@ -25,6 +25,7 @@ REGRESS = \
 	dead_letters \
 	dead_letter_limits \
 	auto_target \
+	outbox \
 	privileges \
 	hygiene
 ISOLATION = \

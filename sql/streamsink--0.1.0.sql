@@ -455,9 +455,14 @@ CREATE TABLE streamsink.outbox_queue (
 	last_error text,
 	origin_system   text   NOT NULL,
 	origin_database oid    NOT NULL,
+	queue      int8        NOT NULL, -- 0: not tried yet; n: n was refused, and this one has its name; -n: the server has been away since n
+	retry_at   timestamptz, -- of the first of a queue
+	entry_id   streamsink.entry_id, -- chosen before the entry is sent
 	CONSTRAINT outbox_queue_pkey PRIMARY KEY (id)
 ) USING heap;
 COMMENT ON TABLE streamsink.outbox_queue IS 'commands for Redis, carried out after commit; rows of another system or database (a restored dump) are held';
+CREATE INDEX outbox_queue_turn_idx ON streamsink.outbox_queue (queue, id);
+COMMENT ON INDEX streamsink.outbox_queue_turn_idx IS 'finds what is next, and what waits, in order';
 SELECT pg_catalog.pg_extension_config_dump('streamsink.outbox_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('streamsink.outbox_id_seq', '');
 
@@ -567,6 +572,10 @@ CREATE PROCEDURE streamsink.ingest(name text, max_batches int = NULL,
 
 CREATE FUNCTION streamsink.xadd(server text, stream text, fields jsonb, id text = '*', maxlen bigint = NULL) RETURNS streamsink.entry_id
 	AS 'MODULE_PATHNAME', 'streamsink_xadd' LANGUAGE C VOLATILE;
+CREATE FUNCTION streamsink.emit(stream text, fields jsonb, server text = NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'streamsink_emit' LANGUAGE C VOLATILE;
+CREATE FUNCTION streamsink.publish(channel text, message text, server text = NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'streamsink_publish' LANGUAGE C VOLATILE;
 
 -- ---------------------------------------------------------------------------
 -- Looking into a definition
@@ -621,6 +630,10 @@ COMMENT ON PROCEDURE streamsink.ingest(text, int, bigint, bigint, bigint)
 	IS 'drains in this session what the streams of a stopped pipeline hold at the call, committing after each batch';
 COMMENT ON FUNCTION streamsink.xadd(text, text, jsonb, text, bigint)
 	IS 'adds an entry to a stream at once, whatever becomes of the transaction';
+COMMENT ON FUNCTION streamsink.emit(text, jsonb, text)
+	IS 'adds an entry to a stream after commit, through the outbox';
+COMMENT ON FUNCTION streamsink.publish(text, text, text)
+	IS 'publishes a message to a channel after commit, through the outbox';
 -- ---------------------------------------------------------------------------
 -- Refusing and ignoring, from a transform.  Costly, so that other conditions
 -- beside them are looked at before.
@@ -891,11 +904,25 @@ CREATE VIEW streamsink.streams WITH (security_barrier) AS
 COMMENT ON VIEW streamsink.streams IS 'streams of each pipeline, with what workers last saw of them and the ids that are settled';
 
 CREATE VIEW streamsink.outbox WITH (security_barrier) AS
-	SELECT q.id, q.server, q.kind, q.name, q.pipeline, q.created_at, q.attempts, q.last_error
+	SELECT q.id, q.server, q.kind, q.name, q.pipeline, q.created_at, q.attempts, q.last_error,
+		CASE WHEN q.queue <> 0 THEN
+			(SELECT nullif(pg_catalog.min(h.id), q.id) FROM streamsink.outbox_queue h WHERE h.queue = q.queue)
+		END AS behind,
+		q.retry_at, q.role
 	FROM streamsink.outbox_queue q
-		JOIN pg_catalog.pg_roles r ON r.rolname = q.role
-	WHERE pg_catalog.pg_has_role(r.oid, 'MEMBER');
-COMMENT ON VIEW streamsink.outbox IS 'commands for Redis that are not carried out yet';
+		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = q.role
+	WHERE CASE
+			WHEN r.oid IS NOT NULL THEN pg_catalog.pg_has_role(r.oid, 'MEMBER')
+			ELSE (SELECT u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname = CURRENT_USER)
+		END;
+COMMENT ON VIEW streamsink.outbox IS 'commands for Redis that are not carried out yet; takes DELETE, which discards them; behind is the one that others wait for';
+
+CREATE FUNCTION streamsink.outbox_delete() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'streamsink_outbox_delete' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION streamsink.outbox_delete() IS 'DELETE on the view outbox';
+CREATE TRIGGER outbox_delete INSTEAD OF DELETE ON streamsink.outbox
+	FOR EACH ROW EXECUTE FUNCTION streamsink.outbox_delete();
+COMMENT ON TRIGGER outbox_delete ON streamsink.outbox IS 'discards a command';
 
 -- The numbers of status and outbox in the long form that monitoring wants; the
 -- names follow Prometheus.  What is unknown has no row.
@@ -998,6 +1025,8 @@ BEGIN
 		EXECUTE pg_catalog.format('GRANT SELECT ON %s TO %I', item.name, role);
 		IF item.relname = 'dead_letters' THEN
 			EXECUTE pg_catalog.format('GRANT DELETE, UPDATE (fields) ON %s TO %I', item.name, role);
+		ELSIF item.relname = 'outbox' THEN
+			EXECUTE pg_catalog.format('GRANT DELETE ON %s TO %I', item.name, role);
 		END IF;
 	END LOOP;
 END

@@ -40,7 +40,7 @@ end_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot PREPARE a transaction that has changed a streamsink pipeline")));
+					 errmsg("cannot PREPARE a transaction that has changed a streamsink pipeline or its outbox")));
 			break;
 		case XACT_EVENT_COMMIT:
 			change = changes;

@@ -3,17 +3,19 @@
  *	  The courier: carries a database's outbox to Redis, then exits.
  *
  * NOTES
- *	  A short-lived background worker, at most one per database.  It reads rows
- *	  that are committed, makes sure that they are flushed (a crash must not
- *	  undo what Redis has been told), sends one command after the other, and
- *	  deletes each row once Redis has answered.  No transaction is open while it
- *	  waits for Redis.  A crash between answer and deletion repeats a command:
- *	  at least once.
+ *	  A short-lived background worker, which stays for a moment in case more
+ *	  comes.  It reads a page of rows that are committed, makes sure that they
+ *	  are flushed (a crash must not undo what Redis has been told), sends them
+ *	  (ss_carry.c), and deletes those that Redis has answered.  No transaction is
+ *	  open while it waits for Redis.  A crash between answer and deletion leaves
+ *	  entries that are found to be there, and repeats other commands: at least once.
  *
- *	  Rows for one server and role go out in the order of their ids.  When the connection
- *	  fails, or Redis is not ready, that server and role are left alone until the next try;
- *	  when Redis refuses one command, only its key is, so that one bad key does not hold
- *	  up the others.
+ *	  Rows for one server and role go out in the order of their ids.  When the
+ *	  server cannot be reached, all that is for it waits in a queue, and when
+ *	  Redis refuses a command, all that has the same name (ss_outboxrow.h).  What
+ *	  waits is the business of another process, the late courier, so that nobody
+ *	  else waits for a server that does not answer.  At most one of each is
+ *	  there for a database.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -24,24 +26,26 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
-#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_carry.h"
+#include "ss_courier.h"
 #include "ss_fault.h"
 #include "ss_guc.h"
-#include "ss_outbox.h"
-#include "ss_server.h"
 #include "ss_shmem.h"
-#include "ss_stream.h"
+#include "ss_waits.h"
 #include "ss_worker.h"
 
 /* What is read at once. */
-#define PAGE_ROWS  64
+#define PAGE_ROWS  1000
 #define PAGE_BYTES (16 * 1024 * 1024)
 
 /* Connections that are kept open. */
@@ -50,58 +54,48 @@
 /* The first wait after a failure; doubled by each further one up to streamsink.backoff_max. */
 #define FIRST_BACKOFF_MS 1000
 
-/* Replies are short: a status, an id, a number or an error. */
-#define MAX_REPLY_BYTES (64 * 1024)
-
-/* ... but a group may have many consumers. */
-#define MAX_CONSUMER_BYTES (16 * 1024 * 1024)
-
-/* A command of the outbox: its words, then the row's name, then its arguments. */
-typedef struct Command
-{
-	const char *kind;
-	const char *words[2]; /* the second may be NULL */
-	int			min_args;
-	bool		removes; /* what is gone already is as good as removed */
-	bool		markers; /* one for each marker that is found */
-} Command;
-
-static const Command commands[] = {
-	{"xadd", {"XADD", NULL}, 3, false, false},
-	{"publish", {"PUBLISH", NULL}, 1, false, false},
-	{"group_destroy", {"XGROUP", "DESTROY"}, 1, true, false},
-	{"marker_delete", {"XGROUP", "DELCONSUMER"}, 2, true, true},
-};
-
-/* A server as one role reaches it. */
-typedef struct Channel
-{
-	char	*server;
-	char	*role;
-	SsRedis *redis;	  /* or NULL */
-	bool	 down;	  /* nothing more goes there in this pass */
-	List	*blocked; /* keys (char *) that are left alone in this pass */
-} Channel;
+/* How long a courier without work stays: its database cannot be dropped as long, but DROP DATABASE waits longer than that. */
+#define LINGER_MS 1000
 
 typedef struct Courier
 {
 	MemoryContext cxt;	/* channels */
 	MemoryContext page; /* rows; reset for each page */
-	MemoryContext work; /* one command; reset for each */
 	List		 *channels;
-	int			  open;
-	bool		  more;		/* rows are left */
-	TimestampTz	  retry_at; /* when to try them again */
+
+	/* of the page */
+	SsWaits waits;
+	bool	stuck; /* something is left in the queue */
+
+	int64 *sent; /* rows that were carried out, but somebody who has not committed yet is discarding them */
+	int	   nsent;
+	int	   sent_capacity;
+
+	bool		left;  /* rows that somebody else is at were left as they are */
+	bool		added; /* rows came to wait */
+	TimestampTz due;   /* when the first queue is tried again; 0: there is none */
 } Courier;
 
-/* ---- transactions ---- */
-
+/* When the first queue is to be tried. */
 static void
-begin_transaction(void)
+note_due(Courier *courier, const List *heads)
 {
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	ListCell *lc;
+
+	courier->due = 0;
+	foreach(lc, heads)
+	{
+		const SsOutboxRow *head = lfirst(lc);
+		TimestampTz		   due = Max(head->retry_at, 1);
+
+		if (head->queue > 0 && ss_waits_for_server(&courier->waits, head))
+			continue;
+		if (courier->due == 0 || due < courier->due)
+			courier->due = due;
+	}
 }
+
+/* ---- pages ---- */
 
 /*
  * Flush the log up to its end.  A position at the very start of a page is
@@ -120,56 +114,32 @@ flush_log(void)
 	XLogFlush(end);
 }
 
-/* The next page of rows, committed and flushed. */
+/* The next page of a queue's rows, committed and flushed, and what waits as of the same moment. */
 static List *
-read_page(Courier *courier, int64 after)
+read_page(Courier *courier, int64 queue, int64 after)
 {
-	List *rows;
+	MemoryContext saved;
+	List		 *rows;
 
 	MemoryContextReset(courier->page);
-	begin_transaction();
-	MemoryContextSwitchTo(courier->page);
-	rows = ss_outbox_read(after, PAGE_ROWS, PAGE_BYTES);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(courier->cxt);
+	saved = MemoryContextSwitchTo(courier->page);
+	ss_channel_begin();
+	rows = ss_outboxrow_read(GetActiveSnapshot(), queue, after, PAGE_ROWS, PAGE_BYTES);
+	if (rows != NIL)
+		(void) ss_waits_load(&courier->waits);
+	ss_channel_commit();
+	MemoryContextSwitchTo(saved);
 	if (rows != NIL)
 		flush_log();
 	return rows;
 }
 
-static void
-delete_row(Courier *courier, const SsOutboxRow *row)
-{
-	begin_transaction();
-	ss_outbox_delete(row->id);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(courier->cxt);
-}
-
-/* Note why a row failed, and when the next try is due. */
-static void
-fail_row(Courier *courier, const SsOutboxRow *row, const char *error)
-{
-	int64		backoff = (int64) FIRST_BACKOFF_MS << Min(row->attempts, 20);
-	TimestampTz due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(backoff, (int64) ss_guc_backoff_max));
-
-	begin_transaction();
-	ss_outbox_fail(row->id, error);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(courier->cxt);
-
-	if (!courier->more || due < courier->retry_at)
-		courier->retry_at = due;
-	courier->more = true;
-}
-
-/* ---- channels ---- */
-
-static Channel *
+static SsChannel *
 get_channel(Courier *courier, const SsOutboxRow *row)
 {
-	Channel	 *channel;
-	ListCell *lc;
+	SsChannel	 *channel;
+	MemoryContext saved;
+	ListCell	 *lc;
 
 	foreach(lc, courier->channels)
 	{
@@ -177,326 +147,363 @@ get_channel(Courier *courier, const SsOutboxRow *row)
 		if (strcmp(channel->server, row->server) == 0 && strcmp(channel->role, row->role) == 0)
 			return channel;
 	}
-	channel = palloc0(sizeof(Channel));
-	channel->server = pstrdup(row->server);
-	channel->role = pstrdup(row->role);
+	saved = MemoryContextSwitchTo(courier->cxt);
+	channel = ss_channel_create(courier->cxt, row->server, row->role);
 	courier->channels = lappend(courier->channels, channel);
+	MemoryContextSwitchTo(saved);
 	return channel;
 }
 
 static void
-close_channel(Courier *courier, Channel *channel)
-{
-	SsRedis *redis = channel->redis;
-
-	if (redis == NULL)
-		return;
-	channel->redis = NULL;
-	courier->open--;
-	ss_redis_close(redis);
-}
-
-/* Connect, unless that is done.  ERROR if the server, the role or Redis is not there. */
-static void
-open_channel(Courier *courier, Channel *channel)
-{
-	SsRedisParams *params;
-	Oid			   role;
-	ListCell	  *lc;
-
-	if (channel->redis != NULL)
-		return;
-
-	if (courier->open >= MAX_OPEN)
-	{
-		foreach(lc, courier->channels)
-			close_channel(courier, lfirst(lc));
-	}
-
-	begin_transaction();
-	MemoryContextSwitchTo(courier->work);
-	role = get_role_oid(channel->role, false);
-	params = ss_server_params(channel->server, role);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(courier->work);
-
-	channel->redis = ss_redis_open(params, courier->cxt, "streamsink courier");
-	courier->open++;
-}
-
-static bool
-is_blocked(const Channel *channel, const char *name)
+limit_connections(Courier *courier)
 {
 	ListCell *lc;
+	int		  open = 0;
 
-	if (channel->down)
-		return true;
-	foreach(lc, channel->blocked)
+	foreach(lc, courier->channels)
+		if (((SsChannel *) lfirst(lc))->redis != NULL)
+			open++;
+	if (open < MAX_OPEN)
+		return;
+	foreach(lc, courier->channels)
+		ss_channel_close(lfirst(lc));
+}
+
+/* Send what may be sent of a page, server by server. */
+static void
+send_page(Courier *courier, SsCarryItem *items, SsChannel **channels, const int64 *waits, int n)
+{
+	SsCarryItem **some = MemoryContextAlloc(courier->page, n * sizeof(SsCarryItem *));
+	ListCell	 *lc;
+
+	foreach(lc, courier->channels)
 	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
+		SsChannel *channel = lfirst(lc);
+		int		   count = 0;
+
+		for (int i = 0; i < n; i++)
+			if (channels[i] == channel && waits[i] == 0 && items[i].outcome == SS_CARRY_LEFT)
+				some[count++] = &items[i];
+		if (count == 0)
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		channel->down = false;
+		limit_connections(courier);
+		ss_carry(channel, some, count, courier->page);
 	}
-	return false;
 }
 
-/* ---- one command ---- */
-
-/* How a row is sent; NULL if it is of no kind we know, or lacks arguments. */
-static const Command *
-find_command(const SsOutboxRow *row)
+/* The row failed: it is in a queue, which may be a new one.  Returns whether it is. */
+static bool
+fail_row(Courier *courier, SsOutboxEdit *edit, const SsOutboxRow *row, int64 queue, const char *error)
 {
-	int i;
+	int64		backoff = (int64) FIRST_BACKOFF_MS << Min(row->attempts, 20);
+	TimestampTz due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(backoff, (int64) ss_guc_backoff_max));
 
-	for (i = 0; i < lengthof(commands); i++)
+	courier->added = true;
+	if (ss_outboxrow_fail(edit, row->id, queue, error, due) != SS_OUTBOX_CHANGED)
 	{
-		if (strcmp(commands[i].kind, row->kind) == 0)
-			return row->nargs >= commands[i].min_args ? &commands[i] : NULL;
+		courier->left = true;
+		return false;
 	}
-	return NULL;
+	/* the first failure says so in the log, repetitions only in the row */
+	if (row->attempts == 0)
+		ereport(LOG,
+				(errmsg("could not carry out outbox row %lld (%s) on server \"%s\": %s",
+						(long long) row->id, row->kind, row->server, error)));
+	return true;
 }
 
-/* Does the reply say that what should be removed is not there? */
-static bool
-is_gone(const SsReply *reply)
+static void
+park_row(Courier *courier, SsOutboxEdit *edit, const SsOutboxRow *row, int64 queue)
 {
-	static const char no_key[] = "ERR The XGROUP subcommand requires the key to exist";
-
-	return ss_reply_error_is(reply, "NOGROUP") || ss_reply_error_is(reply, "WRONGTYPE") ||
-		   strncmp(reply->str, no_key, sizeof(no_key) - 1) == 0;
+	courier->added = true;
+	if (ss_outboxrow_park(edit, row->id, queue) == SS_OUTBOX_HELD)
+		courier->left = true;
 }
 
-/* Is there no such stream or group? */
-static bool
-is_missing(const SsReply *reply)
+/* A row was carried out.  One that cannot be deleted yet must not be carried out again meanwhile. */
+static void
+delete_row(Courier *courier, SsOutboxEdit *edit, const SsOutboxRow *row)
 {
-	return is_gone(reply) || strstr(reply->str, "no such key") != NULL;
+	if (ss_outboxrow_delete(edit, row->id, false) != SS_OUTBOX_HELD)
+		return;
+	courier->left = true;
+	for (int i = 0; i < courier->nsent; i++)
+		if (courier->sent[i] == row->id)
+			return;
+	if (courier->nsent == courier->sent_capacity)
+	{
+		courier->sent_capacity = Max(courier->sent_capacity * 2, 16);
+		courier->sent = courier->sent == NULL ?
+							MemoryContextAllocHuge(courier->cxt, courier->sent_capacity * sizeof(int64)) :
+							repalloc_huge(courier->sent, courier->sent_capacity * sizeof(int64));
+	}
+	courier->sent[courier->nsent++] = row->id;
 }
 
-/* Would every command fail like this now, whatever its key? */
-static bool
-is_servers_fault(const SsReply *reply)
+/* Try to delete what was carried out. */
+static void
+delete_sent(Courier *courier)
 {
-	int sqlstate = ss_reply_sqlstate(reply);
+	SsOutboxEdit *edit;
+	int			  n = 0;
 
-	return sqlstate == ERRCODE_CANNOT_CONNECT_NOW || sqlstate == ERRCODE_INVALID_PASSWORD ||
-		   ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
+	if (courier->nsent == 0)
+		return;
+	ss_channel_begin();
+	edit = ss_outboxrow_begin();
+	for (int i = 0; edit != NULL && i < courier->nsent; i++)
+		if (ss_outboxrow_delete(edit, courier->sent[i], false) == SS_OUTBOX_HELD)
+			courier->sent[n++] = courier->sent[i];
+	if (edit != NULL)
+		ss_outboxrow_end(edit);
+	ss_channel_commit();
+	courier->nsent = n;
 }
 
-static SsReply *
-next_reply(Channel *channel, SsArena *arena)
+/* Write down what became of a row. */
+static void
+record_item(Courier *courier, SsOutboxEdit *edit, const SsCarryItem *item, const SsChannel *channel)
 {
-	return ss_redis_receive(channel->redis, arena, 0, PG_WAIT_EXTENSION);
+	const SsOutboxRow *row = item->row;
+	int64			   wait;
+
+	switch (item->outcome)
+	{
+		case SS_CARRY_DONE:
+			delete_row(courier, edit, row);
+			break;
+
+		case SS_CARRY_REFUSED:
+			wait = ss_waits_find(&courier->waits, row->server, row->role, row->name);
+			if (row->queue > 0)
+			{
+				if (!courier->stuck)
+					(void) fail_row(courier, edit, row, row->queue, item->error);
+				courier->stuck = true;
+			}
+			else if (wait != 0)
+				park_row(courier, edit, row, wait);
+			else if (fail_row(courier, edit, row, row->id, item->error))
+				ss_waits_add(&courier->waits, row->server, row->role, row->name, row->id);
+			break;
+
+		case SS_CARRY_BEHIND:
+			wait = ss_waits_find(&courier->waits, row->server, row->role, row->name);
+			if (wait == 0)
+				courier->left = true;
+			else if (row->queue != wait)
+				park_row(courier, edit, row, wait);
+			break;
+
+		case SS_CARRY_HELD:
+			courier->left = true;
+			break;
+
+		case SS_CARRY_LEFT:
+			wait = ss_waits_find(&courier->waits, row->server, row->role, NULL);
+			if (row->queue < 0)
+			{
+				if (!courier->stuck)
+					(void) fail_row(courier, edit, row, row->queue, channel->error);
+			}
+			else if (wait == 0)
+			{
+				if (fail_row(courier, edit, row, -row->id, channel->error))
+					ss_waits_add(&courier->waits, row->server, row->role, NULL, -row->id);
+			}
+			else if (row->queue == 0)
+				park_row(courier, edit, row, wait);
+			courier->stuck = true;
+			break;
+	}
 }
 
-/*
- * Remove the consumers of a group whose names begin as the row says; they have
- * nothing pending.  The marker that takes their place, if the row names one, is
- * made at the same moment: nobody finds the group without one.
- */
-static const SsReply *
-delete_markers(Courier *courier, Channel *channel, const SsOutboxRow *row)
+/* Carry the next page of a queue; the id it ends with, or 0 if there is none. */
+static int64
+carry_page(Courier *courier, int64 queue, int64 after)
 {
-	const char	   *argv[5] = {"XINFO", "CONSUMERS", row->name, row->args[0]};
-	size_t			lengths[5] = {5, 9, strlen(row->name), row->arglens[0]};
-	SsConsumerInfo *consumers;
-	SsReply		   *reply;
-	SsReply		   *error = NULL;
-	SsArena			arena;
-	int				n;
-	int				sent = 0;
+	List		 *rows = read_page(courier, queue, after);
+	int			  n = list_length(rows);
+	MemoryContext saved;
+	SsCarryItem	 *items;
+	SsChannel	**channels;
+	int64		 *waits;
+	SsOutboxEdit *edit;
 
-	open_channel(courier, channel);
-	ss_arena_init(&arena, courier->work, MAX_CONSUMER_BYTES);
-	reply = ss_redis_call(channel->redis, &arena, 4, argv, lengths);
-	if (reply->type == SS_REPLY_ERROR && !is_missing(reply))
-		return reply;
-	n = ss_stream_parse_consumers(reply, &consumers);
+	if (n == 0)
+		return 0;
 
-	argv[0] = "XGROUP";
-	lengths[0] = strlen(argv[0]);
-	argv[1] = "DELCONSUMER";
-	lengths[1] = strlen(argv[1]);
+	saved = MemoryContextSwitchTo(courier->page);
+	items = palloc0_array(SsCarryItem, n);
+	channels = palloc_array(SsChannel *, n);
+	waits = palloc0_array(int64, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (consumers[i].name_len < row->arglens[1] ||
-			memcmp(consumers[i].name, row->args[1], row->arglens[1]) != 0)
-			continue;
-		if (sent++ == 0)
-			ss_stream_append_multi(channel->redis);
-		argv[4] = consumers[i].name;
-		lengths[4] = consumers[i].name_len;
-		ss_redis_append(channel->redis, 5, argv, lengths);
-	}
-	if (sent == 0)
-		return NULL;
-	if (row->nargs > 2)
-	{
-		argv[1] = "CREATECONSUMER";
-		lengths[1] = strlen(argv[1]);
-		argv[4] = row->args[2];
-		lengths[4] = row->arglens[2];
-		ss_redis_append(channel->redis, 5, argv, lengths);
-		sent++;
-	}
-	ss_stream_append_exec(channel->redis);
+		const SsOutboxRow *row = items[i].row = list_nth(rows, i);
 
-	for (int i = 0; i < sent + 2; i++)
-	{
-		reply = next_reply(channel, &arena);
-		if (reply->type == SS_REPLY_ERROR && error == NULL)
-			error = reply;
-	}
-	if (error != NULL)
-		return error;
-	ss_reply_expect(reply, SS_REPLY_ARRAY, sent, "EXEC");
-	for (int i = 0; i < sent; i++)
-		if (reply->items[i].type == SS_REPLY_ERROR && !is_gone(&reply->items[i]))
-			return &reply->items[i];
-	return NULL;
-}
-
-/* Send one row's command and wait for the answer: NULL if it is done, else the error reply. */
-static const SsReply *
-send_row(Courier *courier, Channel *channel, const Command *command, const SsOutboxRow *row)
-{
-	int			 nwords = command->words[1] != NULL ? 2 : 1;
-	int			 argc = nwords + 1 + row->nargs;
-	const char **argv;
-	size_t		*lengths;
-	SsArena		 arena;
-	SsReply		*reply;
-	int			 i;
-
-	open_channel(courier, channel);
-
-	argv = MemoryContextAllocExtended(courier->work, argc * sizeof(char *), MCXT_ALLOC_HUGE);
-	lengths = MemoryContextAllocExtended(courier->work, argc * sizeof(size_t), MCXT_ALLOC_HUGE);
-	for (i = 0; i < nwords; i++)
-	{
-		argv[i] = command->words[i];
-		lengths[i] = strlen(command->words[i]);
-	}
-	argv[nwords] = row->name;
-	lengths[nwords] = strlen(row->name);
-	for (i = 0; i < row->nargs; i++)
-	{
-		argv[nwords + 1 + i] = row->args[i];
-		lengths[nwords + 1 + i] = row->arglens[i];
+		channels[i] = get_channel(courier, row);
+		if (queue == 0)
+			waits[i] = ss_waits_find(&courier->waits, row->server, row->role, NULL);
+		if (waits[i] == 0 && queue <= 0)
+			waits[i] = ss_waits_find(&courier->waits, row->server, row->role, row->name);
+		for (int j = 0; j < courier->nsent; j++)
+			if (courier->sent[j] == row->id)
+				items[i].outcome = SS_CARRY_DONE;
 	}
 
-	ss_arena_init(&arena, courier->work, MAX_REPLY_BYTES);
-	reply = ss_redis_call(channel->redis, &arena, argc, argv, lengths);
-	if (reply->type != SS_REPLY_ERROR || (command->removes && is_gone(reply)))
-		return NULL;
-	return reply;
-}
+	courier->stuck = false;
+	send_page(courier, items, channels, waits, n);
 
-/*
- * Send one row's command: NULL if it is done, else why not, in the work
- * context.  Only FATAL leaves this function; the channel is closed after an
- * error of ours, and is down or the key is blocked as the error has it.
- */
-static const char *
-try_row(Courier *courier, Channel *channel, const SsOutboxRow *row)
-{
-	const Command *command = find_command(row);
-	const SsReply *volatile refused = NULL;
-	const char *volatile error = NULL;
-
-	if (command == NULL)
+	ss_channel_begin();
+	edit = ss_outboxrow_begin();
+	for (int i = 0; edit != NULL && i < n; i++)
 	{
-		channel->blocked = lappend(channel->blocked, pstrdup(row->name));
-		return "not a command that can be carried out";
-	}
-
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(courier->work);
-		if (command->markers)
-			refused = delete_markers(courier, channel, row);
+		if (waits[i] != 0)
+			park_row(courier, edit, items[i].row, waits[i]);
 		else
-			refused = send_row(courier, channel, command, row);
+			record_item(courier, edit, &items[i], channels[i]);
 	}
-	PG_CATCH();
-	{
-		ErrorData *edata;
-
-		MemoryContextSwitchTo(courier->work);
-		edata = CopyErrorData();
-		FlushErrorState();
-		if (IsTransactionState())
-			AbortCurrentTransaction();
-		close_channel(courier, channel);
-		channel->down = true;
-		error = edata->message != NULL ? edata->message : "unknown error";
-	}
-	PG_END_TRY();
-
-	if (refused != NULL)
-	{
-		MemoryContextSwitchTo(courier->work);
-		error = ss_reply_printable(refused->str, refused->n, SS_TEXT_MAX);
-		MemoryContextSwitchTo(courier->cxt);
-		if (is_servers_fault(refused))
-			channel->down = true;
-		else
-			channel->blocked = lappend(channel->blocked, pstrdup(row->name));
-	}
-	MemoryContextSwitchTo(courier->cxt);
-	return error;
+	if (edit != NULL)
+		ss_outboxrow_end(edit);
+	ss_channel_commit();
+	SS_FAULT("after-outbox");
+	MemoryContextSwitchTo(saved);
+	return items[n - 1].row->id;
 }
 
-static void
-carry_row(Courier *courier, const SsOutboxRow *row)
+/* ---- the two couriers ---- */
+
+/* The heads of all queues, in the page's context. */
+static List *
+read_heads(Courier *courier)
 {
-	Channel	   *channel = get_channel(courier, row);
-	const char *error;
+	MemoryContext saved;
+	List		 *heads;
 
-	if (is_blocked(channel, row->name))
-	{
-		courier->more = true;
-		return;
-	}
-
-	SS_FAULT("before-carry");
-	error = try_row(courier, channel, row);
-	if (error == NULL)
-	{
-		SS_FAULT("after-carry");
-		delete_row(courier, row);
-	}
-	else
-	{
-		/* the first failure says so in the log, repetitions only in the row */
-		if (row->attempts == 0)
-			ereport(LOG,
-					(errmsg("could not carry out outbox row %lld (%s) on server \"%s\": %s",
-							(long long) row->id, row->kind, row->server, error)));
-		fail_row(courier, row, error);
-	}
-	MemoryContextReset(courier->work);
+	MemoryContextReset(courier->page);
+	saved = MemoryContextSwitchTo(courier->page);
+	ss_channel_begin();
+	heads = ss_waits_load(&courier->waits);
+	ss_channel_commit();
+	MemoryContextSwitchTo(saved);
+	note_due(courier, heads);
+	return heads;
 }
 
-/* Everything there is, once, in order. */
+/* What is new, in order. */
 static void
-carry_outbox(Courier *courier)
+carry_new(Courier *courier)
 {
 	int64 after = 0;
-	List *rows;
 
-	while ((rows = read_page(courier, after)) != NIL)
+	courier->left = false;
+	while ((after = carry_page(courier, 0, after)) != 0)
+		CHECK_FOR_INTERRUPTS();
+	(void) read_heads(courier);
+}
+
+/* What waits and is due. */
+static void
+carry_late(Courier *courier)
+{
+	List		 *heads = read_heads(courier);
+	TimestampTz	  now = GetCurrentTimestamp();
+	MemoryContext cxt = AllocSetContextCreate(courier->cxt, "streamsink courier queues", ALLOCSET_DEFAULT_SIZES);
+	int64		 *queues = MemoryContextAllocHuge(cxt, Max(list_length(heads), 1) * sizeof(int64));
+	int			  n = 0;
+	ListCell	 *lc;
+
+	foreach(lc, heads)
 	{
-		ListCell *lc;
+		const SsOutboxRow *head = lfirst(lc);
 
-		foreach(lc, rows)
+		if (head->retry_at <= now && !(head->queue > 0 && ss_waits_for_server(&courier->waits, head)))
+			queues[n++] = head->queue;
+	}
+
+	courier->left = false;
+	for (int i = 0; i < n; i++)
+	{
+		int64 after = 0;
+
+		/* a server that went away meanwhile holds up its other queues */
+		do
 		{
-			const SsOutboxRow *row = lfirst(lc);
-
 			CHECK_FOR_INTERRUPTS();
-			carry_row(courier, row);
-			after = row->id;
+			after = carry_page(courier, queues[i], after);
+		} while (after != 0 && !courier->stuck);
+	}
+	MemoryContextDelete(cxt);
+	(void) read_heads(courier);
+}
+
+/* Wait a moment for more; false if nothing comes. */
+static bool
+wait_for_more(void)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
+
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (ss_shmem_courier_changed())
+			return true;
+		if (left <= 0 || ss_shmem_courier_crowded())
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
 		}
 	}
+}
+
+static void
+run_new(Courier *courier)
+{
+	bool first = true;
+
+	do
+	{
+		pgstat_report_activity(STATE_RUNNING, "carrying the outbox to Redis");
+		ss_shmem_courier_look();
+		courier->added = false;
+		delete_sent(courier);
+		carry_new(courier);
+		/* a crash repeats messages whose rows it brings back: those of a moment at most */
+		XLogFlush(XactLastCommitEnd);
+		if (courier->due != 0 && (first || courier->added || courier->due <= GetCurrentTimestamp()))
+			ss_shmem_courier_late(courier->due, courier->added);
+		first = false;
+		pgstat_report_stat(false);
+	} while (wait_for_more() || courier->nsent > 0);
+	ss_shmem_courier_done(courier->left, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_BACKOFF_MS));
+}
+
+static void
+run_late(Courier *courier)
+{
+	TimestampTz due;
+
+	pgstat_report_activity(STATE_RUNNING, "carrying what waits in the outbox to Redis");
+	ss_shmem_courier_look();
+	carry_late(courier);
+	while (courier->nsent > 0)
+	{
+		(void) wait_for_more();
+		delete_sent(courier);
+	}
+	due = courier->due;
+	if (courier->left)
+		due = Max(due, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_BACKOFF_MS));
+	ss_shmem_courier_done(courier->due != 0, due);
 }
 
 /* ---- the process ---- */
@@ -510,17 +517,18 @@ pin_settings(void)
 	SetConfigOption("default_transaction_deferrable", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 
-	/* deletions need not wait for the disk: what a crash takes back is sent again */
+	/* deletions need not wait for the disk: what a crash takes back is looked for, or sent again */
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-SS_EXPORT void
+void
 streamsink_courier_main(Datum main_arg)
 {
 	SsWorkerArgs args;
 	Courier		 courier = {0};
 
 	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
@@ -529,15 +537,14 @@ streamsink_courier_main(Datum main_arg)
 
 	BackgroundWorkerInitializeConnectionByOid(args.database, InvalidOid, 0);
 	pin_settings();
-	pgstat_report_activity(STATE_RUNNING, "carrying the outbox to Redis");
 
 	courier.cxt = AllocSetContextCreate(TopMemoryContext, "streamsink courier", ALLOCSET_DEFAULT_SIZES);
 	courier.page = AllocSetContextCreate(courier.cxt, "streamsink courier page", ALLOCSET_DEFAULT_SIZES);
-	courier.work = AllocSetContextCreate(courier.cxt, "streamsink courier command", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(courier.cxt);
 
-	ss_shmem_courier_look();
-	carry_outbox(&courier);
-	ss_shmem_courier_done(MyDatabaseId, courier.more, courier.more ? courier.retry_at : 0);
+	if (MySlot->late)
+		run_late(&courier);
+	else
+		run_new(&courier);
 	proc_exit(0);
 }

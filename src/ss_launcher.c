@@ -310,7 +310,9 @@ start_couriers(TimestampTz now, TimestampTz *due)
 
 	while ((slot = ss_shmem_next_courier(now, due)) != NULL)
 		if (prepare_slot(slot, now, due) &&
-			!register_process(slot, "streamsink_courier_main", "streamsink courier", "streamsink courier",
+			!register_process(slot, "streamsink_courier_main",
+							  slot->late ? "streamsink late courier" : "streamsink courier",
+							  slot->late ? "streamsink late courier" : "streamsink courier",
 							  InvalidOid, now, due))
 			break;
 }

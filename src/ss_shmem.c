@@ -342,6 +342,7 @@ ss_shmem_commit_change(int32 pipeline_id, bool control, bool outbox)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	SsDatabase *db;
+	bool		wake = true;
 	int			i;
 
 	if (ss_shmem == NULL)
@@ -382,13 +383,18 @@ ss_shmem_commit_change(int32 pipeline_id, bool control, bool outbox)
 		{
 			SsSlot *slot = &ss_shmem->slots[i];
 
-			if (slot->in_use && slot->kind == SS_SLOT_COURIER &&
+			if (slot->in_use && slot->kind == SS_SLOT_COURIER && !slot->late &&
 				slot->database == MyDatabaseId && slot->latch != NULL)
+			{
 				SetLatch(slot->latch);
+				/* should it be about to leave, it wakes the launcher when it does */
+				wake = control || db == NULL;
+			}
 		}
 	}
 	LWLockRelease(ss_shmem->lock);
-	ss_shmem_wake_launcher();
+	if (wake)
+		ss_shmem_wake_launcher();
 }
 
 /* Take over what a scan read of one pipeline.  False if there is no room. */

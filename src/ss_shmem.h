@@ -29,7 +29,7 @@
 /* Slots beside those of streamsink.max_workers. */
 #define SS_MAX_SESSIONS 16 /* sessions in ingest or a retry */
 #define SS_MAX_SCANS	2
-#define SS_MAX_COURIERS 4
+#define SS_MAX_COURIERS 8 /* at most half of them late ones */
 
 typedef enum SsState
 {
@@ -129,7 +129,8 @@ typedef struct SsSlot
 	int			pipeline; /* index into pipelines, -1 for scan and courier */
 	int32		pipeline_id;
 	int64		pipeline_generation; /* of the pipeline when the slot was reserved */
-	uint32		outbox_seen;		 /* outbox_changes of the database when a scan or courier looked */
+	uint32		outbox_seen;		 /* outbox_changes of the database when a scan or courier looked; late_changes if late */
+	bool		late;				 /* a courier for commands that could not be carried out in their turn */
 	int			share;				 /* 0 .. workers-1; -1 for sessions */
 	int			held_share;			 /* a dead share whose consumer this worker is taking over, or -1 */
 	pid_t		pid;				 /* 0 until attached */
@@ -181,6 +182,11 @@ typedef struct SsDatabase
 	uint32			outbox_changes; /* commits that put rows into the outbox */
 	TimestampTz		outbox_retry_at;
 	int				outbox_failures; /* couriers started since one reported */
+	bool			late;			 /* commands wait behind others that failed */
+	uint32			late_changes;	 /* times that more came to wait, or some were found due */
+	TimestampTz		late_due;		 /* when the first is tried again */
+	TimestampTz		late_retry_at;	 /* and not before this */
+	int				late_failures;	 /* late couriers started since one reported */
 	bool			blocked;		 /* no background worker was free for its scan */
 	int				failures;		 /* of scans, consecutive */
 	TimestampTz		wanted_at;		 /* when the running request for a scan began */
@@ -193,7 +199,8 @@ typedef struct SsShared
 	TimestampTz made_at; /* tells one life of this memory from another; never changed */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
-	bool		rescan; /* look into all databases: a request for one found no room */
+	bool		rescan;	 /* look into all databases: a request for one found no room */
+	bool		crowded; /* a courier found no slot */
 	int			max_pipelines;
 	int			max_slots;
 	int			max_databases;
@@ -253,7 +260,14 @@ extern void ss_shmem_gone(void);
  * ss_shmem_courier_look is called before each look for rows.
  */
 extern void ss_shmem_courier_look(void);
-extern void ss_shmem_courier_done(Oid database, bool more, TimestampTz retry_at);
+extern bool ss_shmem_courier_changed(void);
+extern void ss_shmem_courier_done(bool more, TimestampTz retry_at);
+
+/* Others want the slot of a courier that has nothing to do. */
+extern bool ss_shmem_courier_crowded(void);
+
+/* There are rows for the late courier, the first of them due then; added: there are more than before. */
+extern void ss_shmem_courier_late(TimestampTz due, bool added);
 
 /* ---- slots ---- */
 

@@ -161,15 +161,27 @@ ss_shmem_set_launch(int i, int32 id, const char *reason, const char *hint, Times
 }
 
 static bool
-has_courier(Oid database)
+has_courier(Oid database, bool late)
 {
 	int i;
 
 	for (i = 0; i < ss_shmem->max_slots; i++)
 		if (ss_shmem->slots[i].in_use && ss_shmem->slots[i].kind == SS_SLOT_COURIER &&
-			ss_shmem->slots[i].database == database)
+			ss_shmem->slots[i].database == database && ss_shmem->slots[i].late == late)
 			return true;
 	return false;
+}
+
+static int
+count_late_couriers(void)
+{
+	int count = 0;
+	int i;
+
+	for (i = 0; i < ss_shmem->max_slots; i++)
+		if (ss_shmem->slots[i].in_use && ss_shmem->slots[i].kind == SS_SLOT_COURIER && ss_shmem->slots[i].late)
+			count++;
+	return count;
 }
 
 SsSlot *
@@ -186,7 +198,8 @@ ss_shmem_next_scan(TimestampTz now, TimestampTz *due)
 
 		/* what waits for no scan and has nothing to send needs no entry any more */
 		if ((db->state == SS_DATABASE_SCANNED || db->state == SS_DATABASE_FREE) &&
-			OidIsValid(db->oid) && !db->outbox && !has_courier(db->oid))
+			OidIsValid(db->oid) && !db->outbox && !db->late &&
+			!has_courier(db->oid, false) && !has_courier(db->oid, true))
 			memset(db, 0, sizeof(SsDatabase));
 		if (db->state != SS_DATABASE_SCAN_WANTED)
 			continue;
@@ -208,32 +221,58 @@ ss_shmem_next_scan(TimestampTz now, TimestampTz *due)
 	return slot;
 }
 
+/* A slot for a courier of a database that is due; NULL if none is wanted or to be had.  Lock held. */
+static SsSlot *
+reserve_courier(SsDatabase *db, bool late, TimestampTz now, TimestampTz *due)
+{
+	TimestampTz when = late ? Max(db->late_due, db->late_retry_at) : db->outbox_retry_at;
+	SsSlot	   *slot;
+
+	if (!(late ? db->late : db->outbox) || has_courier(db->oid, late))
+		return NULL;
+	if (when > now)
+	{
+		*due = Min(*due, when);
+		return NULL;
+	}
+	if (late && count_late_couriers() >= SS_MAX_COURIERS / 2)
+		return NULL; /* a slot that gets free wakes the launcher */
+	slot = ss_shmem_reserve_locked(SS_SLOT_COURIER, db->oid, 0, -1);
+	if (slot == NULL)
+	{
+		ss_shmem->crowded = true;
+		return NULL;
+	}
+	slot->late = late;
+	/* the next time to start one, in case it ends without a word */
+	if (late)
+	{
+		slot->outbox_seen = db->late_changes;
+		db->late_failures++;
+		db->late_retry_at = ss_shmem_backoff(now, db->late_failures + 1);
+	}
+	else
+	{
+		slot->outbox_seen = db->outbox_changes;
+		db->outbox_failures++;
+		db->outbox_retry_at = ss_shmem_backoff(now, db->outbox_failures + 1);
+	}
+	return slot;
+}
+
 SsSlot *
 ss_shmem_next_courier(TimestampTz now, TimestampTz *due)
 {
 	SsSlot *slot = NULL;
+	int		late;
 	int		i;
 
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
-	for (i = 0; i < ss_shmem->max_databases && slot == NULL; i++)
-	{
-		SsDatabase *db = &ss_shmem->databases[i];
-
-		if (db->oid == InvalidOid || !db->outbox || has_courier(db->oid))
-			continue;
-		if (db->outbox_retry_at > now)
-		{
-			*due = Min(*due, db->outbox_retry_at);
-			continue;
-		}
-		slot = ss_shmem_reserve_locked(SS_SLOT_COURIER, db->oid, 0, -1);
-		if (slot == NULL)
-			break;
-		slot->outbox_seen = db->outbox_changes;
-		/* in case it ends without a word */
-		db->outbox_failures++;
-		db->outbox_retry_at = ss_shmem_backoff(now, db->outbox_failures + 1);
-	}
+	ss_shmem->crowded = false;
+	for (late = 0; late <= 1 && slot == NULL; late++)
+		for (i = 0; i < ss_shmem->max_databases && slot == NULL; i++)
+			if (OidIsValid(ss_shmem->databases[i].oid))
+				slot = reserve_courier(&ss_shmem->databases[i], late != 0, now, due);
 	LWLockRelease(ss_shmem->lock);
 	return slot;
 }
@@ -243,29 +282,84 @@ ss_shmem_courier_look(void)
 {
 	SsDatabase *db;
 
-	if (MySlot == NULL)
-		return;
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
 	db = ss_shmem_database_locked(MySlot->database, false);
 	if (db != NULL)
-		MySlot->outbox_seen = db->outbox_changes;
+		MySlot->outbox_seen = MySlot->late ? db->late_changes : db->outbox_changes;
 	LWLockRelease(ss_shmem->lock);
 }
 
+/* Lock held. */
+static bool
+has_changed(const SsDatabase *db)
+{
+	return MySlot->outbox_seen != (MySlot->late ? db->late_changes : db->outbox_changes);
+}
+
+bool
+ss_shmem_courier_changed(void)
+{
+	SsDatabase *db;
+	bool		result;
+
+	LWLockAcquire(ss_shmem->lock, LW_SHARED);
+	db = ss_shmem_database_locked(MySlot->database, false);
+	result = db != NULL && has_changed(db);
+	LWLockRelease(ss_shmem->lock);
+	return result;
+}
+
+bool
+ss_shmem_courier_crowded(void)
+{
+	bool result;
+
+	LWLockAcquire(ss_shmem->lock, LW_SHARED);
+	result = ss_shmem->crowded;
+	LWLockRelease(ss_shmem->lock);
+	return result;
+}
+
 void
-ss_shmem_courier_done(Oid database, bool more, TimestampTz retry_at)
+ss_shmem_courier_done(bool more, TimestampTz retry_at)
 {
 	SsDatabase *db;
 
-	if (ss_shmem == NULL)
-		return;
 	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
-	db = ss_shmem_database_locked(database, false);
-	if (db != NULL)
+	db = ss_shmem_database_locked(MySlot->database, false);
+	if (db != NULL && MySlot->late)
 	{
-		db->outbox = more || (MySlot != NULL && MySlot->outbox_seen != db->outbox_changes);
+		db->late = more || has_changed(db);
+		db->late_failures = 0;
+		db->late_due = more && !has_changed(db) ? retry_at : 0;
+		db->late_retry_at = 0;
+	}
+	else if (db != NULL)
+	{
+		db->outbox = more || has_changed(db);
 		db->outbox_failures = 0;
-		db->outbox_retry_at = more ? retry_at : 0;
+		db->outbox_retry_at = more && !has_changed(db) ? retry_at : 0;
+	}
+	LWLockRelease(ss_shmem->lock);
+	ss_shmem_wake_launcher();
+}
+
+void
+ss_shmem_courier_late(TimestampTz due, bool added)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	SsDatabase *db;
+
+	LWLockAcquire(ss_shmem->lock, LW_EXCLUSIVE);
+	db = ss_shmem_database_locked(MySlot->database, true);
+	if (db == NULL)
+		ss_shmem->rescan = true;
+	else
+	{
+		db->late_due = db->late ? Min(db->late_due, due) : due;
+		db->late = true;
+		if (added || due <= now)
+			db->late_changes++;
 	}
 	LWLockRelease(ss_shmem->lock);
 	ss_shmem_wake_launcher();

@@ -240,6 +240,11 @@ ss_shmem_unreserve(SsSlot *slot, uint32 generation, bool no_process, TimestampTz
 			db->blocked = no_process;
 			db->next_start_at = retry_at;
 		}
+		else if (slot->kind == SS_SLOT_COURIER && db != NULL && slot->late)
+		{
+			db->late_failures--;
+			db->late_retry_at = retry_at;
+		}
 		else if (slot->kind == SS_SLOT_COURIER && db != NULL)
 		{
 			db->outbox_failures--;

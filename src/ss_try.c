@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 
 #include "ss_bulk.h"
+#include "ss_emit.h"
 #include "ss_error.h"
 #include "ss_guc.h"
 #include "ss_try.h"
@@ -424,7 +425,8 @@ settle_try(const Try *try)
 static ErrorData *
 run_pass(Try *try)
 {
-	SsWriter *writer = try->writer;
+	SsWriter		 *writer = try->writer;
+	const SsPipeline *outer = MyPipeline;
 	ErrorData *volatile error = NULL;
 
 	try->processed = 0;
@@ -435,11 +437,13 @@ run_pass(Try *try)
 	MemoryContextSwitchTo(writer->work);
 	PG_TRY();
 	{
+		MyPipeline = writer->pipeline;
 		if (try->verdicts != NULL)
 			ss_verdict_enter(try->verdicts);
 		run_try(try);
 		if (try->verdicts != NULL)
 			ss_verdict_leave(try->verdicts);
+		MyPipeline = outer;
 		if (try->again)
 			RollbackAndReleaseCurrentSubTransaction();
 		else
@@ -447,6 +451,7 @@ run_pass(Try *try)
 	}
 	PG_CATCH();
 	{
+		MyPipeline = outer;
 		if (try->verdicts != NULL)
 			ss_verdict_leave(try->verdicts);
 		MemoryContextReset(writer->error);

@@ -14,17 +14,15 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
-#include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/syscache.h"
 
+#include "ss_arguments.h"
 #include "ss_entryid.h"
 #include "ss_server.h"
 
@@ -44,15 +42,6 @@ typedef struct Connection
 	SsRedis		 *redis; /* or NULL */
 	bool		  stale; /* made with options that may have changed */
 } Connection;
-
-/* The arguments of a command. */
-typedef struct Arguments
-{
-	const char **argv;
-	size_t		*lens;
-	int			 n;
-	int			 size;
-} Arguments;
 
 static HTAB *connections = NULL;
 
@@ -124,90 +113,6 @@ find_connection(const SsRedisParams *params)
 
 /* ---- the command ---- */
 
-static void
-add_argument(Arguments *args, const char *str, size_t len)
-{
-	if (args->n == args->size)
-	{
-		args->size *= 2;
-		args->argv = repalloc(args->argv, args->size * sizeof(char *));
-		args->lens = repalloc(args->lens, args->size * sizeof(size_t));
-	}
-	args->argv[args->n] = str;
-	args->lens[args->n] = len;
-	args->n++;
-}
-
-/* Add text of the server's encoding as UTF-8. */
-static void
-add_text(Arguments *args, const char *str, size_t len)
-{
-	char *converted = pg_server_to_any(str, (int) len, PG_UTF8);
-
-	add_argument(args, converted, converted == str ? len : strlen(converted));
-}
-
-/* A member's value: strings as they are, numbers, booleans and containers as JSON text. */
-static void
-add_value(Arguments *args, const JsonbValue *value)
-{
-	char *text;
-
-	switch (value->type)
-	{
-		case jbvString:
-			add_text(args, value->val.string.val, value->val.string.len);
-			break;
-		case jbvNumeric:
-			text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
-			add_argument(args, text, strlen(text));
-			break;
-		case jbvBool:
-			text = value->val.boolean ? "true" : "false";
-			add_argument(args, text, strlen(text));
-			break;
-		case jbvBinary:
-			text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
-			add_text(args, text, strlen(text));
-			break;
-		default:
-			elog(ERROR, "unexpected type of jsonb value: %d", (int) value->type);
-	}
-}
-
-/* The members of an object as fields and values.  Null members are left out: a field that is missing reads as NULL. */
-static void
-add_fields(Arguments *args, Jsonb *fields)
-{
-	JsonbIterator	  *it;
-	JsonbIteratorToken token;
-	JsonbValue		   value;
-	JsonbValue		   name = {0};
-	int				   before = args->n;
-
-	if (!JB_ROOT_IS_OBJECT(fields))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("fields must be a JSON object")));
-
-	it = JsonbIteratorInit(&fields->root);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = value;
-		else if (token == WJB_VALUE && value.type != jbvNull)
-		{
-			add_text(args, name.val.string.val, name.val.string.len);
-			add_value(args, &value);
-		}
-	}
-	if (args->n == before)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("an entry needs at least one field"),
-				 errdetail("Members that are null are left out.")));
-}
-
 /* "*", "ms-*", "ms" or "ms-seq": checked here, so that the message is ours. */
 static void
 check_id(const char *id)
@@ -244,7 +149,7 @@ require_argument(bool isnull, const char *name)
 Datum
 streamsink_xadd(PG_FUNCTION_ARGS)
 {
-	Arguments	   args;
+	SsArguments	   args;
 	SsRedisParams *params;
 	Connection	  *connection;
 	SsReply *volatile reply = NULL;
@@ -262,12 +167,9 @@ streamsink_xadd(PG_FUNCTION_ARGS)
 	check_id(id);
 	params = ss_server_params(text_to_cstring(PG_GETARG_TEXT_PP(0)), GetUserId());
 
-	args.n = 0;
-	args.size = 32;
-	args.argv = palloc(args.size * sizeof(char *));
-	args.lens = palloc(args.size * sizeof(size_t));
-	add_argument(&args, "XADD", 4);
-	add_text(&args, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
+	ss_arguments_init(&args);
+	ss_arguments_add(&args, "XADD", 4);
+	ss_arguments_add_text(&args, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
 	if (!PG_ARGISNULL(4))
 	{
 		int64 maxlen = PG_GETARG_INT64(4);
@@ -277,12 +179,12 @@ streamsink_xadd(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("maxlen must not be negative")));
 		snprintf(number, sizeof(number), INT64_FORMAT, maxlen);
-		add_argument(&args, "MAXLEN", 6);
-		add_argument(&args, "~", 1);
-		add_argument(&args, number, strlen(number));
+		ss_arguments_add(&args, "MAXLEN", 6);
+		ss_arguments_add(&args, "~", 1);
+		ss_arguments_add(&args, number, strlen(number));
 	}
-	add_argument(&args, id, strlen(id));
-	add_fields(&args, PG_GETARG_JSONB_P(2));
+	ss_arguments_add(&args, id, strlen(id));
+	ss_arguments_add_fields(&args, PG_GETARG_JSONB_P(2));
 
 	connection = find_connection(params);
 	ss_arena_init(&arena, CurrentMemoryContext, REPLY_MAX);

@@ -21,7 +21,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT = qw(new_node new_redis new_proxy create_server server_options produce resp
+our @EXPORT = qw(new_node new_redis new_proxy new_subscriber create_server server_options produce resp
   poll_until wait_for_state wait_settled wait_workers stop_workers
   status_of try_sql change_setting);
 
@@ -65,6 +65,13 @@ sub new_proxy
 {
 	my ($redis, $seed) = @_;
 	return StreamsinkTest::Proxy->new($redis, $seed);
+}
+
+# Somebody who listens to channels (StreamsinkTest::Subscriber).
+sub new_subscriber
+{
+	my ($redis, @channels) = @_;
+	return StreamsinkTest::Subscriber->new($redis, @channels);
 }
 
 # OPTIONS for CREATE SERVER.
@@ -564,6 +571,68 @@ END
 		$proxy->DESTROY if $proxy;
 	}
 	$? = $status;
+}
+
+# ---------------------------------------------------------------------------
+# A subscriber: what is published while it listens
+#
+#   my $ear = new_subscriber($redis, 'alerts', 'other');    # listens when this returns
+#   $ear->wait_messages(3);                                 # [ channel, message ], ...: all so far
+# ---------------------------------------------------------------------------
+package StreamsinkTest::Subscriber;
+
+use strict;
+use warnings;
+use Carp;
+use IO::Socket::UNIX;
+
+sub new
+{
+	my ($class, $redis, @channels) = @_;
+	my $self = bless { buffer => '', messages => [], listening => 0 }, $class;
+
+	$self->{socket} = IO::Socket::UNIX->new(Peer => $redis->socket) or croak "no Redis: $!";
+	print { $self->{socket} } StreamsinkTest::resp('SUBSCRIBE', @channels);
+	$self->{socket}->flush;
+	$self->{socket}->blocking(0);
+	StreamsinkTest::poll_until(sub { $self->messages; $self->{listening} == @channels }, 'the subscription');
+	return $self;
+}
+
+# What has come so far.
+sub messages
+{
+	my ($self) = @_;
+	1 while sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
+	# replies are arrays of strings, or of two strings and a number
+	while ($self->{buffer} =~ /\G\*3\r\n/gc)
+	{
+		my @parts;
+		my $end;
+		while (@parts < 3 && $self->{buffer} =~ /\G(?:\$(\d+)|:(\d+))\r\n/gc)
+		{
+			if (defined $2) { push @parts, $2; next; }
+			my $at = pos $self->{buffer};
+			last if length $self->{buffer} < $at + $1 + 2;
+			push @parts, substr $self->{buffer}, $at, $1;
+			pos($self->{buffer}) = $at + $1 + 2;
+		}
+		last if @parts < 3;
+		$self->{listening} = $parts[2] if $parts[0] eq 'subscribe';
+		push @{ $self->{messages} }, [ @parts[ 1, 2 ] ] if $parts[0] eq 'message';
+		$self->{buffer} = substr $self->{buffer}, pos $self->{buffer};
+		pos($self->{buffer}) = 0;
+	}
+	pos($self->{buffer}) = 0;
+	return @{ $self->{messages} };
+}
+
+# The same, once there are so many at least.
+sub wait_messages
+{
+	my ($self, $n) = @_;
+	StreamsinkTest::poll_until(sub { $self->messages >= $n }, "$n messages");
+	return $self->messages;
 }
 
 1;
