@@ -16,8 +16,8 @@
  *	  removed from the stream, or the stream itself was, before anybody looked.
  *
  *	  Ids are Redis's time and a sequence that begins at a random number: those
- *	  of one MULTI are refused all or not at all, because nobody else has an id
- *	  between them.
+ *	  that were chosen together are refused all or not at all, because nobody
+ *	  else has an id between them.  Others of the stream are in another MULTI.
  */
 #include "postgres.h"
 #include "ss_compat.h"
@@ -398,6 +398,22 @@ must_wait(SsCarry *carry, SsCarryItem *item)
 	return item->outcome != SS_CARRY_LEFT;
 }
 
+/*
+ * May an entry share a MULTI with those of its stream that are in it?  Ids that
+ * were chosen at different times may be refused apart from each other, and
+ * then a later entry would be before an earlier one.
+ */
+static bool
+fits_group(SsCarryItem **group, int n, const SsCarryItem *item)
+{
+	if (!ss_carryid_is_entry(item))
+		return true;
+	for (int i = n - 1; i >= 0; i--)
+		if (ss_carryid_is_entry(group[i]) && strcmp(group[i]->row->name, item->row->name) == 0)
+			return group[i]->id.ms == item->id.ms;
+	return true;
+}
+
 /* Everything that is left, once, in order; false if something must be tried again, and nothing behind it was. */
 static bool
 send_all(SsCarry *carry)
@@ -420,7 +436,8 @@ send_all(SsCarry *carry)
 			ss_carry_refuse(carry, item, "not a command that can be carried out");
 			continue;
 		}
-		if (n > 0 && (!command->grouped || bytes + item->row->bytes > GROUP_BYTES || carry->channel->singly))
+		if (n > 0 && (!command->grouped || bytes + item->row->bytes > GROUP_BYTES || carry->channel->singly ||
+					  !fits_group(group, n, item)))
 		{
 			in_order = send_group(carry, group, n);
 			n = 0;
