@@ -77,6 +77,8 @@ SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_s
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'bad', columns => '{"value": "v"}', create_target => true, connect => false)$$);
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', create_target => true, connect => false)$$);
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'bad', row_type => 'there', create_target => true, connect => false)$$);
+SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'bad', transform => 'SELECT FROM batch', create_target => true, connect => false)$$);
+SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'there', transform => 'SELECT FROM batch', evolve => true, connect => false)$$);
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'pg_temp.bad', create_target => true, connect => false)$$);
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'nowhere.bad', create_target => true, connect => false)$$);
 SELECT * FROM fails($$SELECT streamsink.create_pipeline('bad', server => 'auto_server', stream => 's:{a}', target => 'bad', create_target => NULL, connect => false)$$);
