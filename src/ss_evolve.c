@@ -180,7 +180,7 @@ wants_columns(SsRun *run, const SsBatch *batch)
 	MemoryContext saved;
 	int			  wanted = 0;
 
-	if (!mapping->met_unknown)
+	if (!mapping->met_unknown || !mapping->generated_insert)
 		return false;
 	evolve = get_evolve(run);
 	if (evolve->rounds >= MAX_ROUNDS || get_room(run, evolve, mapping->target) == 0)

@@ -68,19 +68,28 @@ add_stream(SsRun *run, List *streams, char *name)
 List *
 ss_peek_streams(SsRedis *redis, SsRun *run, int max)
 {
-	List *streams = NIL;
-	char *cursor = "0";
+	List		 *streams = NIL;
+	char		 *cursor;
+	MemoryContext kept = CurrentMemoryContext;
+	MemoryContext page;
 
 	if (run->tmpl->single)
 		return add_stream(run, NIL, pstrdup(run->tmpl->key));
+
+	/* a large database has very many pages, most of them empty */
+	page = AllocSetContextCreate(kept, "streamsink scan", ALLOCSET_DEFAULT_SIZES);
+	cursor = pstrdup("0");
 	do
 	{
 		const SsReply *keys;
 		const char	  *next;
 
 		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(page);
+		MemoryContextSwitchTo(page);
 		ss_stream_append_scan(redis, cursor, run->tmpl->glob);
 		next = ss_stream_parse_scan(ss_peek_reply(redis, REPLY_LIMIT), &keys);
+		MemoryContextSwitchTo(kept);
 		for (uint32 i = 0; i < keys->n; i++)
 		{
 			const SsReply *key = &keys->items[i];
@@ -92,7 +101,9 @@ ss_peek_streams(SsRedis *redis, SsRun *run, int max)
 			if (name)
 				streams = add_stream(run, streams, pstrdup(name));
 		}
+		pfree(cursor);
 		cursor = pstrdup(next);
 	} while (strcmp(cursor, "0") != 0 && (max == 0 || list_length(streams) < max));
+	MemoryContextDelete(page);
 	return drop_doubles(streams);
 }

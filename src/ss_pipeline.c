@@ -163,6 +163,10 @@ make_target(const SsDefinition *def, const char *name, bool connect, bool if_not
 	}
 	if (!OidIsValid(RangeVarGetRelid(makeRangeVarFromNameList(target), NoLock, true)))
 		ss_maketable_run(pipeline, tmpl, survey);
+	else
+		ereport(NOTICE,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation %s already exists, skipping", pipeline->target)));
 	if (survey != NULL)
 		ss_survey_end(survey);
 	return true;
