@@ -143,10 +143,15 @@ sql(q{ALTER SERVER iot OPTIONS (ADD password_required 'false'); CREATE ROLE inge
 	SET ROLE ingest; CREATE TABLE own.t (n int);
 	SELECT streamsink.create_pipeline('owned', server => 'iot', stream => 'owned', target => 'own.t', evolve => true); SELECT streamsink.start('owned');
 	RESET ROLE; ALTER TABLE own.t OWNER TO postgres; GRANT ALL ON own.t TO ingest});
+$reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM own.t');
 produce($redis, 'owned', [ n => 1 ], [ n => 2, x => 1 ]);
 wait_for_state($node, 'owned', 'waiting');
 is(sql(q{SELECT last_sqlstate, last_error ~ 'cannot add columns to target', dead_letters FROM streamsink.status WHERE pipeline = 'owned'}), '42501|t|0', 'an owner who lost the table waits');
 like(slurp_file($node->logfile), qr/The pipeline's owner "ingest" does not own the table/, '... and says why');
+is(logged('own\.t of pipeline "owned" is in use'), 0, '... without locking what he may not alter');
+$reader->query_safe('COMMIT');
+$reader->quit;
 sql('ALTER TABLE own.t OWNER TO ingest');
 wait_settled($node, 'owned');
 is(sql('SELECT n, x FROM own.t ORDER BY n'), "1|\n2|1", '... and goes on when he has it again');
@@ -174,6 +179,18 @@ is(sql('SELECT count(*), count(DISTINCT n) FROM m'), "$sent|$sent", 'several wor
 is(sql(q{SELECT count(*) FROM m, jsonb_each_text(to_jsonb(m)) e WHERE e.key ~ '^c' AND e.value = n::text}), $sent, '... each with its value');
 is(sql(q{SELECT count(*) FROM streamsink.dead_letters WHERE pipeline IN ('many', 'shared')}), 0, '... and nobody failed');
 is(sql(q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'm'::regclass AND attnum > 0}), 31, '... with thirty columns');
+
+# all of them wait for the table at the same moment, and none for another
+$reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM m');
+produce($redis, $_, map { [ n => ++$sent, together => $sent ] } 1 .. 100) for 'm:1', 'm:2', 'm:3', 'm:4', 'shared';
+$node->poll_query_until('postgres', q{SELECT count(*) >= 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock'}) or die 'workers do not wait';
+$reader->query_safe('COMMIT');
+$reader->quit;
+wait_settled($node, $_) for 'many', 'shared';
+is(sql('SELECT count(*), count(DISTINCT n), count(*) FILTER (WHERE together = n) FROM m'), "$sent|$sent|500", 'workers that wait for the table at the same moment all go on');
+is(logged('deadlock detected'), 0, '... without a deadlock');
+is(logged('ADD COLUMN IF NOT EXISTS together bigint'), 1, '... and one of them adds the column');
 
 # ---- a crash between the new column and its first row ----
 SKIP:
