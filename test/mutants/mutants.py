@@ -184,11 +184,14 @@ MUTANTS = [
            "132_set_back.pl"),
 
     # ---- new columns ----
-    Mutant("a-weaker-lock-before-alter-table", "ss_evolve.c",
-           "= RangeVarGetRelid(name, NoLock, true);", "= RangeVarGetRelid(name, AccessShareLock, true);",
-           "156_evolve.pl"),
     Mutant("alter-table-waits-for-ever", "ss_evolve.c",
            "\t(void) set_config_option(\"lock_timeout\"", "\tif (false)\n\t\t(void) set_config_option(\"lock_timeout\"",
+           "156_evolve.pl"),
+    Mutant("columns-are-added-twice", "ss_evolve.c",
+           "if (!OidIsValid(type) || get_attnum(target, field->name) != InvalidAttrNumber)", "if (!OidIsValid(type))",
+           "156_evolve.pl"),
+    Mutant("who-may-not-alter-a-table-locks-it", "ss_evolve.c",
+           "\tss_define_check_evolves(target, GetUserId());\n\ttarget = ", "\ttarget = ",
            "156_evolve.pl"),
     Mutant("what-defaults-did-stays", "ss_evolve.c",
            "\t\tRollbackAndReleaseCurrentSubTransaction();\n", "\t\tReleaseCurrentSubTransaction();\n",

@@ -21,6 +21,17 @@ sub columns
 }
 sub logged { my ($pattern) = @_; return scalar(() = slurp_file($node->logfile) =~ /$pattern/g); }
 
+# Set a fault point, where there are some (test builds).
+my $test_build = ($node->psql('postgres', 'SHOW streamsink.fault'))[0] == 0;
+sub set_fault
+{
+	my ($fault) = @_;
+	return if !$test_build;
+	$node->safe_psql('postgres', "ALTER SYSTEM SET streamsink.fault = '$fault'");
+	sql('SELECT pg_reload_conf()');
+	return poll_until(sub { sql('SHOW streamsink.fault') eq $fault }, 'the setting to be read');
+}
+
 # ---- one worker ----
 sql(q{CREATE TABLE t (n int);
 	SELECT streamsink.create_pipeline('one', server => 'iot', stream => 's:{device}', target => 't', evolve => true, retry_backoff => '50 ms');
@@ -183,8 +194,10 @@ is(sql(q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'm'::regclass AND at
 # all of them wait for the table at the same moment, and none for another
 $reader = $node->background_psql('postgres');
 $reader->query_safe('BEGIN; SELECT count(*) FROM m');
+set_fault('before-evolve:sleep500');
 produce($redis, $_, map { [ n => ++$sent, together => $sent ] } 1 .. 100) for 'm:1', 'm:2', 'm:3', 'm:4', 'shared';
 $node->poll_query_until('postgres', q{SELECT count(*) >= 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock'}) or die 'workers do not wait';
+set_fault('');
 $reader->query_safe('COMMIT');
 $reader->quit;
 wait_settled($node, $_) for 'many', 'shared';
@@ -195,14 +208,12 @@ is(logged('ADD COLUMN IF NOT EXISTS together bigint'), 1, '... and one of them a
 # ---- a crash between the new column and its first row ----
 SKIP:
 {
-	skip 'not a test build', 1 if ($node->psql('postgres', 'SHOW streamsink.fault'))[0] != 0;
+	skip 'not a test build', 4 if !$test_build;
 	my $faults = 0;
 	for my $fault ('before-evolve:kill-once', 'after-evolve:kill-once', 'after-evolve:error-once', 'before-evolve:error-once')
 	{
 		$faults++;
-		$node->safe_psql('postgres', "ALTER SYSTEM SET streamsink.fault = '$fault$faults'");
-		sql('SELECT pg_reload_conf()');
-		poll_until(sub { sql('SHOW streamsink.fault') eq "$fault$faults" }, 'the setting to be read');
+		set_fault("$fault$faults");
 		# what is produced while the server restarts is not lost either
 		produce($redis, $_, map { [ n => ++$sent, "k$faults" => $sent ] } 1 .. 100) for 'm:1', 'shared';
 		my ($point) = $fault =~ /^([\w-]+)/;
@@ -210,8 +221,7 @@ SKIP:
 		poll_until(sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }, 'the server');
 		wait_settled($node, $_) for 'many', 'shared';
 		is(sql("SELECT count(*), count(DISTINCT n), count(*) FILTER (WHERE k$faults = n) FROM m"), "$sent|$sent|200", "$fault: every entry once, with its value");
-		$node->safe_psql('postgres', 'ALTER SYSTEM RESET streamsink.fault');
-		sql('SELECT pg_reload_conf()');
+		set_fault('');
 	}
 }
 is(sql('SELECT count(*) FROM streamsink.status WHERE read <> written + refused + ignored + repeated + superseded + vanished'), 0, 'counters add up');
