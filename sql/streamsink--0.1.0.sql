@@ -358,7 +358,8 @@ CREATE TABLE streamsink.ledger_log (
 	vanished   int8,
 	"rows"     int8,
 	batches    int8,
-	errors     int8
+	errors     int8,
+	retried    int8
 ) USING heap;
 COMMENT ON TABLE streamsink.ledger_log IS 'what single batches settled and is not folded into the ledger yet';
 CREATE INDEX ledger_log_idx ON streamsink.ledger_log (pipeline, settled_at);
@@ -377,6 +378,7 @@ CREATE TABLE streamsink.counter (
 	"rows"     int8 NOT NULL,
 	batches    int8 NOT NULL,
 	errors     int8 NOT NULL,
+	retried    int8 NOT NULL,
 	reset_at   timestamptz,
 	CONSTRAINT counter_pkey PRIMARY KEY (pipeline)
 ) USING heap WITH (fillfactor = 50);
@@ -796,7 +798,7 @@ CREATE FUNCTION streamsink.pipeline_status(id int4,
 	OUT repeated int8, OUT superseded int8, OUT vanished int8, OUT batches int8, OUT errors int8,
 	OUT read_rate float8, OUT written_rate float8, OUT latency_p50 interval, OUT latency_p99 interval,
 	OUT last_batch_at timestamptz, OUT last_error text, OUT last_sqlstate text,
-	OUT last_error_at timestamptz, OUT stats_reset timestamptz, OUT error_rate float8, OUT redis bool) RETURNS record
+	OUT last_error_at timestamptz, OUT stats_reset timestamptz, OUT error_rate float8, OUT redis bool, OUT retried int8) RETURNS record
 	AS 'MODULE_PATHNAME', 'streamsink_pipeline_status' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION streamsink.pipeline_status(int4) IS 'state and counters of a pipeline by its number; see the view status';
 
@@ -855,7 +857,7 @@ CREATE VIEW streamsink.status WITH (security_barrier) AS
 		t.dead_letter_stream_length,
 		s.last_batch_at, s.last_error, s.last_sqlstate, s.last_error_at, t.sampled_at, s.stats_reset,
 		(SELECT coalesce(pg_catalog.sum(m.missed), 0)::int8 FROM streamsink.stream m WHERE m.pipeline = p.id) AS missed,
-		s.error_rate, s.redis, t.stream_length
+		s.error_rate, s.redis, t.stream_length, s.retried
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
 		CROSS JOIN LATERAL streamsink.pipeline_status(p.id) s
@@ -953,6 +955,7 @@ CREATE VIEW streamsink.metrics WITH (security_barrier) AS
 			('streamsink_rows_total', 'counter', 'rows that the statements wrote', '{}', s."rows"),
 			('streamsink_batches_total', 'counter', 'batches committed', '{}', s.batches),
 			('streamsink_errors_total', 'counter', 'tries of workers that failed', '{}', s.errors),
+			('streamsink_dead_letters_retried_total', 'counter', 'dead letters that a retry applied', '{}', s.retried),
 			('streamsink_dead_letters', 'gauge', 'dead letters that are left', '{}', s.dead_letters),
 			('streamsink_dead_letter_stream_length', 'gauge', 'entries in dead_letter_stream', '{}', s.dead_letter_stream_length),
 			('streamsink_stream_length', 'gauge', 'entries in the streams', '{}', s.stream_length),

@@ -43,6 +43,7 @@ static const size_t offsets[SS_COUNTER_NSTORED] = {
 	offsetof(SsCounters, rows),
 	offsetof(SsCounters, batches),
 	offsetof(SsCounters, errors),
+	offsetof(SsCounters, retried),
 };
 
 int64 *

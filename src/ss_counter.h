@@ -28,11 +28,12 @@ typedef struct SsCounters
 	int64 vanished; /* delivered, but deleted before they could be read */
 	int64 rows;		/* rows the statements reported */
 	int64 batches;
-	int64 errors; /* failed tries of workers */
+	int64 errors;  /* failed tries of workers */
+	int64 retried; /* dead letters that a retry applied: they were read and refused before */
 } SsCounters;
 
 /* Those that are stored, in the order of their columns in both tables. */
-#define SS_COUNTER_NSTORED 9
+#define SS_COUNTER_NSTORED 10
 extern int64 *ss_counter_stored(SsCounters *counters, int i);
 
 extern bool ss_counter_is_zero(const SsCounters *counters);

@@ -270,6 +270,7 @@ describe_pipeline(const SsPipeline *pipeline, const Limits *limits, Health *heal
 	put_int(&object, "messages_repeated", counters.repeated);
 	put_int(&object, "messages_superseded", counters.superseded);
 	put_int(&object, "messages_vanished", counters.vanished);
+	put_int(&object, "dead_letters_retried", counters.retried);
 	put_int(&object, "batches_processed", counters.batches);
 	put_int(&object, "errors", counters.errors);
 	put_time(&object, "stats_reset", reset_at != 0 ? reset_at : pipeline->created_at);

@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -20,6 +21,7 @@
 
 #include "ss_deadletter.h"
 #include "ss_identity.h"
+#include "ss_ledger.h"
 #include "ss_outbox.h"
 #include "ss_write.h"
 
@@ -339,11 +341,17 @@ retry_letters(SsPipeline *pipeline, Ids *ids)
 Datum
 streamsink_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	SsPipeline *pipeline = open_pipeline(fcinfo);
+	SsPipeline *pipeline;
+	SsCounters	counters = {0};
 	Ids			ids;
 
+	/* the ledger before the dead letters, as DROP EXTENSION locks them */
+	LockRelationOid(ss_catalog_relation("ledger_log", false), RowExclusiveLock);
+	pipeline = open_pipeline(fcinfo);
 	begin_ids(&ids, fcinfo, pipeline);
-	PG_RETURN_INT64(retry_letters(pipeline, &ids));
+	counters.retried = retry_letters(pipeline, &ids);
+	ss_ledger_append(pipeline->id, NULL, 0, &counters);
+	PG_RETURN_INT64(counters.retried);
 }
 
 /* ---- requeue, discard ---- */

@@ -175,6 +175,7 @@ streamsink_pipeline_status(PG_FUNCTION_ARGS)
 	add_time(&row, reset_at != 0 ? reset_at : pipeline->created_at);
 	add_value(&row, Float8GetDatum(entries > 0 ? (double) refused / (double) entries : 0), entries <= 0);
 	add_value(&row, BoolGetDatum(status->redis == SS_REDIS_CONNECTED), status->redis == SS_REDIS_UNKNOWN);
+	add_int8(&row, counters.retried);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.nulls)));
 }

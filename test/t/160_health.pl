@@ -124,7 +124,7 @@ my %column = (
 	streamsink_entries_read_total => 'read', streamsink_entries_written_total => 'written', streamsink_entries_refused_total => 'refused',
 	streamsink_entries_ignored_total => 'ignored', streamsink_entries_repeated_total => 'repeated', streamsink_entries_superseded_total => 'superseded',
 	streamsink_entries_vanished_total => 'vanished', streamsink_entries_missed_total => 'missed', streamsink_rows_total => 'rows',
-	streamsink_batches_total => 'batches', streamsink_errors_total => 'errors', streamsink_dead_letters => 'dead_letters',
+	streamsink_batches_total => 'batches', streamsink_errors_total => 'errors', streamsink_dead_letters => 'dead_letters', streamsink_dead_letters_retried_total => 'retried',
 	streamsink_stream_length => 'stream_length', streamsink_streams => 'streams', streamsink_workers => 'workers',
 	streamsink_workers_wanted => 'workers_wanted', streamsink_lag_entries => 'lag', streamsink_pending => 'pending', streamsink_error_ratio => 'error_rate');
 is(sql("SELECT string_agg(format('%s %s %s', m.metric, m.value, to_jsonb(s) ->> c.col), ', ')
@@ -149,7 +149,7 @@ sql(q{SELECT streamsink.drop_pipeline('away')});
 
 # ---- numbers keep all their digits ----
 sql(q{SELECT streamsink.create_pipeline('big', server => 'iot', stream => 'b', target => 'u', connect => false);
-	INSERT INTO streamsink.counter SELECT id, 9007199254740993, 0, 0, 0, 0, 0, 0, 0, 0 FROM streamsink.pipelines WHERE name = 'big'});
+	INSERT INTO streamsink.counter SELECT id, 9007199254740993, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM streamsink.pipelines WHERE name = 'big'});
 like(sql("SELECT streamsink.health('big')"), qr/"messages_written": 9007199254740993\b/, 'a number beyond 2^53 is exact');
 sql(q{SELECT streamsink.drop_pipeline('big')});
 

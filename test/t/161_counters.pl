@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $seed = $ENV{STREAMSINK_SEED} // 20240711;
-my $kills = $ENV{STREAMSINK_KILLS} // 8;
+my $kills = $ENV{STREAMSINK_KILLS} // 6;
 note "seed $seed";
 srand($seed);
 
@@ -179,10 +179,19 @@ produce($redis, 'c', map { { k => $_, n => 1 } } 1 .. 30);
 sql("CALL streamsink.ingest('c')");
 is(sql("SELECT read - $c FROM streamsink.status WHERE pipeline = 'c'"), 30, 'what a session ingests is counted');
 
+# A retry has its own: what it applies was read and refused before.
+my $then = sql("SELECT concat_ws(' ', read, written, refused, rows, batches) FROM streamsink.status WHERE pipeline = 'c'");
+sql(q{UPDATE streamsink.dead_letters SET fields = '{"k": "77", "n": "1"}' WHERE id IN (SELECT id FROM streamsink.dead_letters WHERE pipeline = 'c' ORDER BY id LIMIT 5)});
+is(sql("SELECT streamsink.retry_dead_letters('c')"), 5, 'five dead letters are retried');
+is(sql("SELECT retried FROM streamsink.status WHERE pipeline = 'c'"), 5, '... and counted as such');
+is(sql("SELECT concat_ws(' ', read, written, refused, rows, batches) FROM streamsink.status WHERE pipeline = 'c'"), $then, '... and as nothing else');
+sql("BEGIN; SELECT streamsink.retry_dead_letters('c', (SELECT array_agg(id) FROM streamsink.dead_letters WHERE pipeline = 'c')); ROLLBACK;");
+is(sql("SELECT retried FROM streamsink.status WHERE pipeline = 'c'"), 5, 'a rollback takes it back');
+
 # Dumped with the rows.
 sql("SELECT streamsink.stop('a'), streamsink.stop('b')");
 wait_for_state($node, $_, 'stopped') for qw(a b);
-my $counters = q{SELECT string_agg(concat_ws(' ', pipeline, read, written, refused, ignored, repeated, superseded, vanished, rows, batches, errors, stats_reset), ', ' ORDER BY pipeline) FROM streamsink.status};
+my $counters = q{SELECT string_agg(concat_ws(' ', pipeline, read, written, refused, ignored, repeated, superseded, vanished, rows, batches, errors, retried, stats_reset), ', ' ORDER BY pipeline) FROM streamsink.status};
 my $file = $node->basedir . '/dump.sql';
 $node->command_ok([ 'pg_dump', '-f', $file, 'postgres' ], 'pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
