@@ -58,7 +58,7 @@ PKG_CONFIG ?= pkg-config
 # ---------------------------------------------------------------------------
 
 HOUSE = help setup check check-regress check-isolation check-tap check-layers \
-	check-format format demo bench soak mutants torture
+	check-format check-debian13 format demo bench soak mutants torture
 HOUSE_GOALS := $(filter $(HOUSE),$(MAKECMDGOALS))
 
 ifneq ($(HOUSE_GOALS),)
@@ -76,6 +76,7 @@ help:
 	@echo 'make check-tap        the tests with real Redis servers; TESTS="test/t/..." picks some'
 	@echo 'make check-layers     rules about the source'
 	@echo 'make check-format     the formatter agrees'
+	@echo 'make check-debian13   the examples with TimescaleDB, in a Debian 13 of its own (root, 4 minutes)'
 	@echo 'make format           run the formatter'
 	@echo 'make bench            measure it beside COPY and other workers; QUICK=1 in two minutes'
 	@echo 'make mutants          wrong changes to the protocol: a test must fail for each; MUTANTS="name ..." picks some'
@@ -90,6 +91,8 @@ check:
 	@test/run all
 check-regress check-isolation check-tap check-layers check-format:
 	@test/run $(patsubst check-%,%,$@) $(TESTS)
+check-debian13:
+	@test/debian13 $(TESTS)
 format:
 	clang-format -i src/*.c src/*.h
 demo:

@@ -1,6 +1,7 @@
 #!/bin/bash
-# setup.sh [build|ci|bench]: install what building (and, without the argument, testing
-# and the demo) needs, on Debian and its kin; bench: the benchmark as well.  Does nothing where all is there.
+# setup.sh [build|ci|bench|debian13]: install what building (and, without the argument, testing
+# and the demo) needs, on Debian and its kin; bench: the benchmark as well; debian13: only what makes
+# a Debian 13.  Does nothing where all is there.
 #
 # Servers that come with the packages are neither started nor left enabled, and
 # no cluster is made: an existing PostgreSQL or Redis is not touched.
@@ -18,6 +19,12 @@ find_missing()
 {
 	local major=
 	missing=()
+	if [ "$what" = debian13 ]
+	then
+		have debootstrap || missing+=(debootstrap)
+		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+		return
+	fi
 	have make || missing+=(make)
 	have gcc || missing+=(gcc libc6-dev)
 	have pkg-config || missing+=(pkg-config)
@@ -47,6 +54,10 @@ find_missing()
 	[ "$what" != ci ] || have clang-format || missing+=(clang-format)
 	[ "$what" != ci ] || have prometheus-postgres-exporter || missing+=(prometheus-postgres-exporter)
 	[ -x /usr/bin/python3 ] || missing+=(python3)
+	# for the examples: who reads Redis besides streamsink, and an MQTT broker
+	/usr/bin/python3 -c 'import redis' 2>/dev/null || missing+=(python3-redis)
+	[ -x /usr/sbin/mosquitto ] || have mosquitto || missing+=(mosquitto)
+	have mosquitto_sub || missing+=(mosquitto-clients)
 	[ "$what" = bench ] || return
 	have gnuplot || missing+=(gnuplot-nox)
 	local module
@@ -113,9 +124,10 @@ case " ${missing[*]} " in
 		;;
 esac
 
-had_redis= had_exporter=
-have_package redis-server && had_redis=1
-have_package prometheus-postgres-exporter && had_exporter=1
+had=
+for service in redis-server mosquitto prometheus-postgres-exporter
+do ! have_package $service || had="$had $service "
+done
 
 log=$(mktemp)
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
@@ -127,12 +139,13 @@ then
 	exit 1
 fi
 
-if [ -z "$had_redis" ] && have_package redis-server && have systemctl
-then $sudo systemctl disable redis-server >/dev/null 2>&1
-fi
-if [ -z "$had_exporter" ] && have_package prometheus-postgres-exporter && have systemctl
-then $sudo systemctl disable prometheus-postgres-exporter >/dev/null 2>&1
-fi
+for service in redis-server mosquitto prometheus-postgres-exporter
+do
+	case $had in *" $service "*) continue ;; esac
+	if have_package $service && have systemctl
+	then $sudo systemctl disable $service >/dev/null 2>&1
+	fi
+done
 
 find_missing
 if [ ${#missing[@]} -gt 0 ]
