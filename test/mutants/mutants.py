@@ -176,10 +176,12 @@ MUTANTS = [
 
     # ---- after the commit ----
     Mutant("outbox-row-deleted-before-it-is-sent", "ss_courier.c",
-           "\tSS_FAULT(\"before-carry\");\n", "\tdelete_row(courier, row);\n\tSS_FAULT(\"before-carry\");\n",
+           "\tcourier->stuck = false;\n\tsend_page(",
+           "\tss_channel_begin();\n\tedit = ss_outboxrow_begin();\n\tfor (int i = 0; edit != NULL && i < n; i++)\n"
+           "\t\t(void) ss_outboxrow_delete(edit, items[i].row->id, true);\n\tif (edit != NULL)\n\t\tss_outboxrow_end(edit);\n\tss_channel_commit();\n"
+           "\tcourier->stuck = false;\n\tsend_page(",
            "133_shared.pl"),
-
-    Mutant("adopt-leaves-the-group-without-a-marker", "ss_courier.c",
+    Mutant("adopt-leaves-the-group-without-a-marker", "ss_carry.c",
            "\tif (row->nargs > 2)\n", "\tif (false)\n",
            "132_set_back.pl"),
 

@@ -58,8 +58,9 @@ class FakeRedis:
 
 
 class FakePostgres:
-    def __init__(self, rows=(), letters=(), ranges=(("1-0", "2-1"),), counters=("3", "2", "1", "0", "0", "0", "0"), log=""):
-        self.rows, self.letters, self.ranges, self.counters, self.text = rows, letters, ranges, counters, log
+    def __init__(self, rows=(), letters=(), ranges=(("1-0", "2-1"),), counters=None, log=""):
+        self.rows, self.letters, self.ranges, self.text = rows, letters, ranges, log
+        self.counters = counters or [str(n) for n in (3, len(rows), len(letters), 3 - len(rows) - len(letters), 0, 0, 0)]
 
     def log(self):
         return self.text
