@@ -300,7 +300,7 @@ lock_and_alter(SsRun *run, SsEvolve *evolve)
 static int
 lock_patience(void)
 {
-	return LockTimeout > 0 ? LockTimeout : Min(DeadlockTimeout + 1000, LONGEST_LOCK_MS);
+	return LockTimeout > 0 ? LockTimeout : Min(DeadlockTimeout, LONGEST_LOCK_MS - 1000) + 1000;
 }
 
 void

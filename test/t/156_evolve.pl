@@ -174,6 +174,17 @@ produce($redis, 'parted', [ n => 1, x => 1 ], [ n => 11, x => 2 ]);
 wait_settled($node, 'parted');
 is(sql('SELECT x FROM parted_1 UNION ALL SELECT x FROM parted_2'), "1\n2", 'partitions get the column too');
 
+# ---- a database that is not UTF-8 ----
+sql(q{CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0});
+$node->safe_psql('latin', 'CREATE EXTENSION streamsink');
+create_server($node, $redis, 'iot', 'latin');
+produce($redis, 'latin', [ n => 1, "gr\xc3\xbcn" => "\xc3\xa9" ]);
+$node->safe_psql('latin', q{SET client_min_messages = error; SELECT streamsink.create_pipeline('latin', server => 'iot', stream => 'latin', target => 'l', rest => 'more', create_target => true, evolve => true); SELECT streamsink.start('latin')});
+produce($redis, 'latin', [ n => 2, "\xe6\x97\xa5" => 'y' ], [ n => 3, "\xff" => 'z' ], [ n => 4, "bl\xc3\xa4u" => 'x' ]);
+wait_settled($node, 'latin', 'latin');
+is($node->safe_psql('latin', q{SELECT string_agg(encode(attname::text::bytea, 'hex'), ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'l'::regclass AND attnum > 0}), '6e,6772fc6e,6d6f7265,626ce475', 'names of fields in another encoding');
+is($node->safe_psql('latin', q{SELECT string_agg(n::text, ',') FROM l}) . '|' . $node->safe_psql('latin', q{SELECT string_agg(sqlstate, ',' ORDER BY id) FROM streamsink.dead_letters}), '1,4|22P05,22021', '... what it has no letters for cannot be in rest');
+
 # ---- several workers that meet the same fields, under load ----
 sql(q{CREATE TABLE m (n int);
 	SELECT streamsink.create_pipeline('many', server => 'iot', stream => 'm:{stream}', target => 'm', evolve => true, workers => 4, batch_size => 50, retry_backoff => '20 ms');
