@@ -254,10 +254,27 @@ prepare_step(SsSteps *steps, int step, bool explain, Tuplestorestate *empty)
 	}
 }
 
+/* The function of ours that a statement calls without its schema, or NULL. */
+static const char *
+find_unqualified(const ErrorData *error)
+{
+	static const char *const names[] = {"refuse", "ignore", "emit", "publish"};
+
+	if (error->sqlerrcode != ERRCODE_UNDEFINED_FUNCTION || error->message == NULL)
+		return NULL;
+	for (int i = 0; i < (int) lengthof(names); i++)
+	{
+		if (strstr(error->message, psprintf(" %s(", names[i])) != NULL)
+			return names[i];
+	}
+	return NULL;
+}
+
 void
 ss_steps_explain_error(const SsSteps *steps, int step, ErrorData *error)
 {
 	const SsTransformStatement *statement = steps->steps[step].statement;
+	const char				   *ours = find_unqualified(error);
 
 	/* EXPLAIN stands before the statement, and counts */
 	if (error->internalpos > (int) strlen(EXPLAIN) && error->internalquery != NULL &&
@@ -270,6 +287,8 @@ ss_steps_explain_error(const SsSteps *steps, int step, ErrorData *error)
 	ss_transform_locate(steps->pipeline->transform, statement, error);
 	if (error->hint == NULL && ss_error_misses_batch(error))
 		error->hint = unconstify(char *, ss_error_hint(error));
+	if (ours != NULL)
+		error->hint = psprintf("The extension's functions are in its schema: write streamsink.%s().", ours);
 }
 
 void

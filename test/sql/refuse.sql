@@ -36,6 +36,7 @@ SELECT streamsink.ignore(1);
 -- Refusing
 -- ---------------------------------------------------------------------------
 SELECT refuse_create('SELECT 1');
+SELECT refuse_create('SELECT refuse(_seq, ''no schema'') FROM batch', 'fails');
 -- before anything is written: one execution
 SELECT * FROM refuse_try($$
 	SELECT streamsink.refuse(_seq, format('%s is even', n), 'of ' || _id, '22023') FROM batch WHERE n % 2 = 0;
