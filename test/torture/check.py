@@ -9,7 +9,7 @@ from schedule import PIPELINES, STREAMS
 SHOWN = 10
 
 # Where what was applied can be counted: an upsert's table has one row a key however often it is applied.
-APPLIED = {"tmpl": "tmpl", "shared": "shared", "upsert": "upsert_log", "async": "async"}
+APPLIED = {"tmpl": "tmpl", "shared": "shared", "upsert": "upsert_log", "async": "async", "xform": "xform"}
 
 BAD_LOG = r"PANIC|TRAP:|corrupt|left undecided|cache lookup failed|invalid memory alloc|could not find tuple|leak|" \
           r"terminated by signal (?!9\b)\d+"
@@ -49,6 +49,7 @@ class Check:
     def run(self):
         self.streams()
         self.entries()
+        self.twins()
         self.ledger()
         self.counters()
         self.log()
@@ -133,6 +134,12 @@ class Check:
             self.redis.call("XPENDING", stream, pipeline, entry_id, entry_id, 1)))
         lines += ["    log: " + line for line in self.pg.log().splitlines() if entry_id in line][:5]
         return "\n".join(lines)
+
+    def twins(self):
+        """What a transform writes into two tables is in both or in none."""
+        for p, n, where in self.pg.sql("SELECT p, n, CASE WHEN a IS NULL THEN 'xform_side' ELSE 'xform' END FROM xform a FULL JOIN xform_side b USING (p, n) "
+                                       "WHERE a IS NULL OR b IS NULL LIMIT %d" % SHOWN):
+            self.fail("producer %s, number %s: only in table %s" % (p, n, where))
 
     # ---- the ledger ----
 

@@ -2,12 +2,13 @@
 
 import random
 
-PIPELINES = ("tmpl", "shared", "upsert", "async")
+PIPELINES = ("tmpl", "shared", "upsert", "async", "xform")
 STREAMS = {
     "tmpl": ["t:dev%d:%s" % (n // 3, ("temp", "hum", "co2")[n % 3]) for n in range(30)],
     "shared": ["shared"],
     "upsert": ["u:0", "u:1", "u:2"],
     "async": ["async"],
+    "xform": ["x:0", "x:1"],
 }
 
 # Points every batch passes, and those that need something else to happen.

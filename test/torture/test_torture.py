@@ -58,8 +58,8 @@ class FakeRedis:
 
 
 class FakePostgres:
-    def __init__(self, rows=(), letters=(), ranges=(("1-0", "2-1"),), counters=None, log=""):
-        self.rows, self.letters, self.ranges, self.text = rows, letters, ranges, log
+    def __init__(self, rows=(), letters=(), ranges=(("1-0", "2-1"),), counters=None, log="", twins=()):
+        self.rows, self.letters, self.ranges, self.text, self.twins = rows, letters, ranges, log, twins
         self.counters = counters or [str(n) for n in (3, len(rows), len(letters), 3 - len(rows) - len(letters), 0, 0, 0)]
 
     def log(self):
@@ -68,6 +68,8 @@ class FakePostgres:
     def sql(self, query, timeout=0):
         if "dead_letters" in query:
             return [list(row) for row in self.letters] if "'shared'" in query else []
+        if "xform_side" in query:
+            return [list(row) for row in self.twins]
         if "unnest" in query:
             return [["shared", "shared", low, high] for low, high in self.ranges]
         if "status" in query:
@@ -101,6 +103,9 @@ class CheckTest(unittest.TestCase):
 
     def test_all_is_well(self):
         self.assertEqual(self.check(), "")
+
+    def test_twins(self):
+        self.assertRegex(self.check(twins=[("0", "7", "xform")]), "producer 0, number 7: only in table xform")
 
     def test_lost(self):
         problems = self.check(rows=[])

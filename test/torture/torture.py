@@ -51,6 +51,16 @@ SELECT streamsink.create_pipeline('upsert', server => 'redis', stream => 'u:*', 
 SELECT streamsink.create_pipeline('async', server => 'redis', stream => 'async', target => 'async',
 	columns => '{"eid": "_id", "stream": "_stream"}', batch_size => 60, retry_backoff => '20 ms', retry_backoff_max => '200 ms',
 	settings => '{"synchronous_commit": "off"}');
+CREATE TYPE xform_row AS (p int, n int, v int, pad text);
+CREATE TABLE xform (p int NOT NULL, n int NOT NULL, v int NOT NULL, pad text, eid streamsink.entry_id, stream text);
+CREATE TABLE xform_side (p int NOT NULL, n int NOT NULL, UNIQUE (p, n));
+SELECT streamsink.create_pipeline('xform', server => 'redis', stream => 'x:*', row_type => 'xform_row', workers => 2, batch_size => 50,
+	retry_backoff => '20 ms', retry_backoff_max => '200 ms', transform => $$
+		SELECT streamsink.refuse(_seq, 'before anything is written') FROM batch WHERE n %% 61 = 17;
+		INSERT INTO xform (p, n, v, pad, eid, stream) SELECT p, n, v, pad, _id, _stream FROM batch;
+		SELECT p, n INTO kept FROM batch WHERE n %% 53 <> 11 OR streamsink.refuse(_seq, 'after something was written');
+		INSERT INTO xform_side SELECT * FROM kept
+	$$);
 SELECT streamsink.start(name) FROM streamsink.pipelines;
 """
 
