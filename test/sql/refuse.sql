@@ -77,6 +77,13 @@ SELECT * FROM refuse_try($$
 CREATE FUNCTION refuse_effect() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN nextval(''refuse_runs''); END';
 SELECT s, runs FROM unnest('{nextval(''refuse_runs''),refuse_effect(),"pg_notify(''refuse'', nextval(''refuse_runs'')::text)"}'::text[]) AS s,
 	LATERAL refuse_try(format('SELECT %s FROM batch; SELECT streamsink.refuse(_seq, ''even'') FROM batch WHERE n %% 2 = 0', s));
+-- neither an entry nor a message for Redis is left of it
+BEGIN;
+SELECT outcomes FROM refuse_try($$
+	SELECT streamsink.emit('out:' || n, '{"a": "b"}'), streamsink.publish('channel:' || n, 'm') FROM batch;
+	SELECT streamsink.refuse(_seq, 'even') FROM batch WHERE n % 2 = 0$$);
+SELECT kind, name, pipeline FROM streamsink.outbox ORDER BY id;
+ROLLBACK;
 -- from a function, a procedure, a trigger (also a deferred one), a RETURNING list
 CREATE FUNCTION refuse_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
