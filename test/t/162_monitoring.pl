@@ -71,10 +71,10 @@ is(join('|', @{ look('monitor')->{watched} }{qw(state total)}), 'running|1000', 
 
 # Refreshed by \watch.
 {
-	my ($in, $out, $err) = (slurp_file($monitor) . "\\watch 0.1\n", '', '');
+	my ($in, $out, $err) = (slurp_file($monitor) . "\\x \\watch 0.1\n", '', '');
 	my $h = IPC::Run::start([ @unaligned, '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', \$err, my $timer = IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
-	$h->pump until $timer->is_expired || 2 < (() = $out =~ /^watched\|running/mg);
-	cmp_ok(scalar(() = $out =~ /^watched\|running/mg), '>', 2, '\watch refreshes it');
+	$h->pump until $timer->is_expired || 2 < (() = $out =~ /^pipeline\|watched\nstate\|running/mg);
+	cmp_ok(scalar(() = $out =~ /^pipeline\|watched\nstate\|running/mg), '>', 2, '\watch refreshes it');
 	$h->kill_kill;
 }
 
