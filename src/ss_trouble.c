@@ -100,7 +100,8 @@ void
 ss_trouble_prepare(const SsTrouble *trouble, const SsPipeline *pipeline, SsBatch *batch)
 {
 	batch->tries = trouble->retries > 0 && has_entry(trouble, batch) ? trouble->retries : 0;
-	batch->final = pipeline->max_retries >= 0 && batch->tries > pipeline->max_retries;
+	/* The last of the retries is the one in pieces. */
+	batch->final = pipeline->max_retries >= 0 && batch->tries >= Max(1, pipeline->max_retries);
 }
 
 void

@@ -41,7 +41,7 @@ extern int64 ss_trouble_wait(const SsPipeline *pipeline, SsDecision decision, in
  */
 extern bool ss_trouble_failed(SsTrouble *trouble, const SsBatch *batch, int sqlstate, bool deadline);
 
-/* Before a batch is settled: has it failed more often than max_retries?  Then it is final. */
+/* Before a batch is settled: is this the last retry that max_retries leaves?  Then it is final. */
 extern void ss_trouble_prepare(const SsTrouble *trouble, const SsPipeline *pipeline, SsBatch *batch);
 
 /* It was settled. */
