@@ -49,6 +49,27 @@ CREATE USER MAPPING IF NOT EXISTS FOR CURRENT_USER SERVER iot;
 -- device_id and sensor_type come out of the stream's name; fields that no column takes go to metadata.
 SELECT streamsink.create_pipeline('sensors', server => 'iot',
 	stream => 'mqtt_stream:{device_id}:{sensor_type}', target => 'sensor_readings', rest => 'metadata',
-	workers => 4, batch_size => 500, dead_letter_stream => 'mqtt_stream:failed', if_not_exists => true);
+	workers => 4, batch_size => 500, dead_letter_stream => 'sensors:refused', if_not_exists => true);
+
+-- What was refused, under the names that readers of mqtt_stream:failed know.
+DO $$ BEGIN
+	CREATE TYPE sensor_refusal AS (stream text, id text, error text, failed_at timestamptz, fields jsonb);
+EXCEPTION WHEN duplicate_object THEN NULL;
+END $$;
+SELECT streamsink.create_pipeline('sensors_failed', server => 'iot', stream => 'sensors:refused',
+	row_type => 'sensor_refusal', if_not_exists => true,
+	transform => $$
+		SELECT streamsink.emit('mqtt_stream:failed', jsonb_build_object(
+			'original_stream', stream,
+			'original_id', id,
+			'device_id', split_part(stream, ':', 2),
+			'sensor_type', split_part(stream, ':', 3),
+			'value', coalesce(fields ->> 'value', ''),
+			'error', error,
+			'failed_at', extract(epoch FROM failed_at)::text))
+		FROM batch
+		ORDER BY _seq;
+	$$);
 
 SELECT streamsink.start('sensors');
+SELECT streamsink.start('sensors_failed');

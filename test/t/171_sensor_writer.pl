@@ -87,6 +87,23 @@ is(sql(q{SELECT max(attempts) FROM streamsink.dead_letters WHERE pipeline = 'sen
 is(status('read, written, refused, repeated, read = written + refused + ignored + repeated + superseded + vanished'),
 	join('|', $total, $total - 6, 6, 0, 't'), 'and counted');
 my $bad = 6;
+my @failed;
+poll_until(sub { @failed = map { +{ @{ $_->[1] } } } @{ JSON::PP->new->utf8->decode($redis->cli('--json', 'XRANGE', 'mqtt_stream:failed', '-', '+')) }; @failed >= 6 }, 'mqtt_stream:failed');
+is(join(' ', map { join ',', sort keys %$_ } @failed), join(' ', ('device_id,error,failed_at,original_id,original_stream,sensor_type,value') x 6), '... and to the stream mqtt_stream:failed');
+my ($warm) = grep { $_->{value} eq 'warm' } @failed;
+is(sql(qq{SELECT d.stream, d.entry_id, d.error, split_part(d.stream, ':', 2), split_part(d.stream, ':', 3), abs(extract(epoch FROM d.failed_at) - $warm->{failed_at}) < 0.001
+	FROM streamsink.dead_letters d WHERE d.fields ->> 'value' = 'warm'}),
+	join('|', @$warm{qw(original_stream original_id error device_id sensor_type)}, 't'), '... with original_stream, original_id, device_id, sensor_type, the value, error, failed_at');
+like($warm->{failed_at}, qr/^\d{10}\.\d+$/, '... in Unix seconds with fraction');
+
+# ---- health ----
+sub health { return JSON::PP->new->decode(sql(q{SELECT streamsink.health('sensors')})); }
+my $health = health();
+my ($part) = @{ $health->{pipelines} };
+is($health->{status}, 'ok', 'health check') or diag(sql(q{SELECT streamsink.health('sensors')}));
+ok($part->{running} && $part->{redis} && $part->{database}, '... running, redis, database');
+is(join(' ', @$part{qw(messages_read messages_written messages_failed)}), join(' ', $total, $total - 6, 6), '... messages_read, messages_written, messages_failed');
+is(join(' ', @$part{qw(batches_processed errors)}), status(q{batches || ' ' || errors}), '... batches_processed, errors');
 
 # ---- it adapts ----
 produce($redis, 'mqtt_stream:plain:temperature', [ value => 1, timestamp => '2024-05-01T12:00:01Z', metadata => '{"room": 7}', unit => 'C' ]);
@@ -178,6 +195,26 @@ $node->restart;
 wait_for_state($node, 'sensors', 'running');
 wait_settled($node, 'sensors');
 is(exact(), 't|' . ($total - $bad), '... of the server, too: every good reading once');
+
+# ---- an alert ----
+produce($redis, 'mqtt_stream:plain:temperature', map { [ value => 'warm', timestamp => '2024-05-01T12:00:00Z' ] } 1 .. 5000);
+$total += 5000;
+$bad += 5000;
+wait_settled($node, 'sensors');
+$health = health();
+is($health->{status}, 'degraded', 'alert when the error rate passes 5 %');
+is(join(' ', map { $_->{check} } grep { !$_->{ok} } @{ $health->{pipelines}[0]{checks} }), 'error_rate', '... which is the reason');
+cmp_ok($health->{pipelines}[0]{error_rate}, '>', 0.05, '... and by how much');
+
+# ---- a table that is made ----
+sql(q{SELECT streamsink.create_pipeline('made', server => 'iot', stream => 'mqtt_stream:device_001:{sensor_type}', target => 'made_readings', create_target => true);
+	SELECT streamsink.start('made')});
+wait_settled($node, 'made');
+cmp_ok(sql('SELECT count(*) FROM made_readings'), '>', 100, 'a table can be made from the entries, too');
+is(sql(q{SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attname) FROM pg_attribute
+	WHERE attrelid = 'made_readings'::regclass AND attname IN ('timestamp', 'value', 'metadata', 'sensor_type')}),
+	'metadata jsonb, sensor_type text, timestamp timestamp with time zone, value double precision', '... with sensible types');
+sql(q{SELECT streamsink.drop_pipeline('made')});
 
 # ---- migrations ----
 command_ok([ @psql, '-c', 'ALTER EXTENSION streamsink UPDATE' ], 'schema changes: ALTER EXTENSION UPDATE');
