@@ -554,6 +554,8 @@ CREATE FUNCTION streamsink.wait_for(name text, timeout interval = '1 min') RETUR
 	AS 'MODULE_PATHNAME', 'streamsink_wait_for' LANGUAGE C VOLATILE;
 CREATE FUNCTION streamsink.adopt(name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'streamsink_adopt' LANGUAGE C VOLATILE;
+CREATE FUNCTION streamsink.seek(name text, to_position text, stream text = NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'streamsink_seek' LANGUAGE C VOLATILE;
 CREATE FUNCTION streamsink.reconcile(name text) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'streamsink_reconcile' LANGUAGE C VOLATILE;
 CREATE FUNCTION streamsink.pipeline_def(name text, new_name text = NULL) RETURNS text
@@ -618,6 +620,8 @@ COMMENT ON FUNCTION streamsink.wait_for(text, interval)
 	IS 'waits until everything that its streams hold at the call is settled and acknowledged; false on time-out';
 COMMENT ON FUNCTION streamsink.adopt(text)
 	IS 'takes over consumer groups that another database, system or pipeline marked as its own, after commit';
+COMMENT ON FUNCTION streamsink.seek(text, text, text)
+	IS 'moves a pipeline, or one stream of it, to a position: what lies behind it is applied (again), what lies before it is not; groups follow after commit';
 COMMENT ON FUNCTION streamsink.reconcile(text)
 	IS 'compares what is settled with the streams and their consumer groups, and makes what is missing be read again; returns how many entries';
 COMMENT ON FUNCTION streamsink.pipeline_def(text, text)

@@ -31,6 +31,7 @@
 #include "ss_carry.h"
 #include "ss_carryid.h"
 #include "ss_fault.h"
+#include "ss_marker.h"
 #include "ss_shmem.h"
 #include "ss_stream.h"
 
@@ -52,13 +53,15 @@ typedef struct Command
 	bool		grouped; /* many in one MULTI */
 	bool		removes; /* what is gone already is as good as removed */
 	bool		markers; /* one for each marker that is found */
+	bool		moves;	 /* not if the group is another pipeline's */
 } Command;
 
 static const Command commands[] = {
-	{"xadd", {"XADD", NULL}, 3, true, false, false},
-	{"publish", {"PUBLISH", NULL}, 1, true, false, false},
-	{"group_destroy", {"XGROUP", "DESTROY"}, 1, false, true, false},
-	{"marker_delete", {"XGROUP", "DELCONSUMER"}, 2, false, true, true},
+	{"xadd", {"XADD", NULL}, 3, true, false, false, false},
+	{"publish", {"PUBLISH", NULL}, 1, true, false, false, false},
+	{"group_destroy", {"XGROUP", "DESTROY"}, 1, false, true, false, false},
+	{"group_setid", {"XGROUP", "SETID"}, 3, false, true, false, true},
+	{"marker_delete", {"XGROUP", "DELCONSUMER"}, 2, false, true, true, false},
 };
 
 /* ---- small things ---- */
@@ -370,14 +373,53 @@ delete_markers(SsCarry *carry, const SsOutboxRow *row)
 	return NULL;
 }
 
+/*
+ * Move a group, unless it bears a marker that does not begin as the row says.
+ * Returns the error reply, or NULL.
+ */
+static const SsReply *
+move_group(SsCarry *carry, const SsOutboxRow *row)
+{
+	SsRedis		   *redis = carry->channel->redis;
+	const char	   *argv[5] = {"XINFO", "CONSUMERS", row->name, row->args[0]};
+	size_t			lengths[5] = {5, 9, strlen(row->name), row->arglens[0]};
+	const SsReply  *reply;
+	SsConsumerInfo *consumers;
+	SsArena			arena;
+	int				n;
+
+	ss_redis_append(redis, 4, argv, lengths);
+	reply = ss_carry_receive(carry, &arena, MAX_CONSUMER_BYTES);
+	if (reply->type == SS_REPLY_ERROR)
+		return is_missing(reply) ? NULL : reply;
+	n = ss_stream_parse_consumers(reply, &consumers);
+	for (int i = 0; i < n; i++)
+	{
+		if (ss_marker_is_marker(consumers[i].name) &&
+			(consumers[i].name_len < row->arglens[2] ||
+			 memcmp(consumers[i].name, row->args[2], row->arglens[2]) != 0))
+			return NULL;
+	}
+	argv[0] = "XGROUP";
+	lengths[0] = 6;
+	argv[1] = "SETID";
+	lengths[1] = 5;
+	argv[4] = row->args[1];
+	lengths[4] = row->arglens[1];
+	ss_redis_append(redis, 5, argv, lengths);
+	reply = ss_carry_receive(carry, &arena, SS_CARRY_REPLY_BYTES);
+	return reply->type == SS_REPLY_ERROR && !is_gone(reply) ? reply : NULL;
+}
+
+/* A command about a group that takes more than one question. */
 static void
-carry_markers(SsCarry *carry, SsCarryItem *item)
+carry_alone(SsCarry *carry, SsCarryItem *item, const Command *command)
 {
 	MemoryContext  saved = MemoryContextSwitchTo(carry->work);
 	const SsReply *error;
 
 	SS_FAULT("before-carry");
-	error = delete_markers(carry, item->row);
+	error = command->moves ? move_group(carry, item->row) : delete_markers(carry, item->row);
 	if (error != NULL)
 		ss_carry_take_error(carry, item, error);
 	else
@@ -445,8 +487,8 @@ send_all(SsCarry *carry)
 			i--; /* what was refused may concern this one */
 			continue;
 		}
-		if (command->markers)
-			carry_markers(carry, item);
+		if (command->markers || command->moves)
+			carry_alone(carry, item, command);
 		else if (!command->grouped)
 			in_order = send_group(carry, &item, 1);
 		else

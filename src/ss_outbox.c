@@ -148,7 +148,7 @@ ss_outbox_holds_up(const char *pipeline, const char *server, const char *role)
 			strcmp(TextDatumGetCString(heap_getattr(tuple, OUTBOX_server, desc, &isnull)), server) != 0)
 			continue;
 		kind = TextDatumGetCString(heap_getattr(tuple, OUTBOX_kind, desc, &isnull));
-		found = (strcmp(kind, "marker_delete") == 0 || strcmp(kind, "group_destroy") == 0) &&
+		found = (strcmp(kind, "marker_delete") == 0 || strcmp(kind, "group_destroy") == 0 || strcmp(kind, "group_setid") == 0) &&
 				DatumGetInt32(heap_getattr(tuple, OUTBOX_attempts, desc, &isnull)) == 0 &&
 				ss_outboxrow_is_ours(tuple, desc, system);
 	}

@@ -13,7 +13,8 @@
  * "xadd" (name: stream; args: id, field, value, ...; with the id * one is chosen when it is sent, see ss_carry.c),
  * "publish" (name: channel; args: message), "group_destroy" (name: stream; args: group),
  * "marker_delete" (name: stream; args: group, what the consumers' names begin with,
- * and perhaps the marker that takes their place).  Wakes the courier at
+ * and perhaps the marker that takes their place),
+ * "group_setid" (name: stream; args: group, id, what the group's marker begins with).  Wakes the courier at
  * commit.  pipeline may be NULL.  args are bytes for Redis (text in UTF-8), names are in server encoding.
  */
 extern void ss_outbox_add(const char *server, const char *role, const char *kind,

@@ -14,6 +14,7 @@
 #include "utils/wait_event.h"
 
 #include "ss_identity.h"
+#include "ss_outbox.h"
 #include "ss_peek.h"
 #include "ss_shmem.h"
 
@@ -160,7 +161,10 @@ streamsink_wait_for(PG_FUNCTION_ARGS)
 	for (;;)
 	{
 		MemoryContextSwitchTo(scratch);
-		while (goals != NIL && is_reached(redis, run, linitial(goals)))
+		/* a group that is about to be moved back has not reached anything */
+		while (goals != NIL &&
+			   !ss_outbox_holds_up(run->pipeline->name, run->pipeline->server, run->pipeline->owner) &&
+			   is_reached(redis, run, linitial(goals)))
 		{
 			goals = list_delete_first(goals);
 			MemoryContextReset(scratch);
