@@ -323,6 +323,7 @@ CREATE TABLE streamsink.stream (
 	unseen       int8               NOT NULL DEFAULT 0, -- gaps of the ledger that were joined although what was in them was trimmed
 	foreign_gaps int8               NOT NULL DEFAULT 0, -- ... although other consumers settled what was in them
 	missed       int8               NOT NULL DEFAULT 0, -- entries known to have been trimmed before they were delivered
+	trimmed      int8               NOT NULL DEFAULT 0, -- entries removed because of trim_after
 	CONSTRAINT stream_pkey PRIMARY KEY (id),
 	CONSTRAINT stream_name_key UNIQUE (pipeline, name, incarnation)
 ) USING heap;
@@ -893,11 +894,11 @@ CREATE VIEW streamsink.streams WITH (security_barrier) AS
 	SELECT p.name AS pipeline, t.name AS stream, t.worker_pid, t.state, t.reason, t.length,
 		t.first_id, t.last_id, t.last_delivered_id, t.settled, t.lag, t.lag_time,
 		t.pending, t.foreign_pending, t.oldest_pending, t.last_entry_at, t.sampled_at, t.incarnation,
-		t.unseen, t.foreign_gaps, t.missed
+		t.unseen, t.foreign_gaps, t.missed, t.trimmed
 	FROM streamsink.pipeline p
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = p.owner
 		CROSS JOIN LATERAL (	-- the functions run once for each pipeline
-			SELECT s.name, s.incarnation, s.unseen, s.foreign_gaps, s.missed, x.worker_pid, x.state, x.reason, x.length,
+			SELECT s.name, s.incarnation, s.unseen, s.foreign_gaps, s.missed, s.trimmed, x.worker_pid, x.state, x.reason, x.length,
 				x.first_id, x.last_id, x.last_delivered_id, l.settled, x.lag, x.lag_time,
 				x.pending, x.foreign_pending, x.oldest_pending, x.last_entry_at, x.sampled_at
 			FROM streamsink.stream s

@@ -73,35 +73,20 @@ ss_carryid_look(SsCarry *carry)
 	MemoryContextReset(carry->work);
 }
 
-static uint64
-digits(const SsReply *reply)
-{
-	SsEntryId number;
-
-	if (!ss_entryid_parse(reply->str, reply->n, &number))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("unexpected reply to %s", "TIME")));
-	return number.ms;
-}
-
 /* Redis's clock, or ours if it may not be asked: milliseconds since 1970. */
 static uint64
 read_clock(SsCarry *carry)
 {
-	const char	  *argv[1] = {"TIME"};
 	SsArena		   arena;
 	const SsReply *reply;
 	uint64		   ms;
 
-	ss_redis_append(carry->channel->redis, 1, argv, NULL);
+	ss_stream_append_time(carry->channel->redis);
 	reply = ss_carry_receive(carry, &arena, SS_CARRY_REPLY_BYTES);
-	if (reply->type == SS_REPLY_ERROR && !ss_carry_is_servers_fault(reply))
-		return ss_entryid_from_time(GetCurrentTimestamp()).ms;
-	ss_reply_expect(reply, SS_REPLY_ARRAY, 2, "TIME");
-	ss_reply_expect(&reply->items[0], SS_REPLY_STRING, 0, "TIME");
-	ss_reply_expect(&reply->items[1], SS_REPLY_STRING, 0, "TIME");
-	ms = digits(&reply->items[0]) * 1000 + digits(&reply->items[1]) / 1000;
+	if (reply->type == SS_REPLY_ERROR && ss_carry_is_servers_fault(reply))
+		ss_reply_raise(reply, "TIME");
+	if (!ss_stream_parse_time(reply, &ms))
+		ms = ss_entryid_from_time(GetCurrentTimestamp()).ms;
 	return ms;
 }
 

@@ -225,6 +225,10 @@ ss_catalog_build(const Datum *values, const bool *nulls, int elevel)
 	if (!IS_NULL(claim_idle) && !read_interval(name, "claim_idle", VALUE(claim_idle), &pipeline->claim_idle_ms, elevel))
 		return NULL;
 
+	pipeline->trim_after_ms = -1;
+	if (!IS_NULL(trim_after) && !read_interval(name, "trim_after", VALUE(trim_after), &pipeline->trim_after_ms, elevel))
+		return NULL;
+
 	word = read_word(name, "retry_growth", VALUE(retry_growth), ss_catalog_growth_words, elevel);
 	if (word < 0)
 		return NULL;

@@ -155,6 +155,7 @@ typedef struct SsPipeline
 	SsOnReplaced on_replaced_stream;
 	SsOnLost	 on_lost_group;
 	int64		 claim_idle_ms;			   /* -1: never */
+	int64		 trim_after_ms;			   /* -1: never */
 	char		*dead_letter_stream;	   /* where dead letters are copied to, or NULL */
 	int64		 dead_letter_retention_ms; /* -1: for ever */
 	int64		 max_dead_letters;		   /* -1: no limit */
@@ -315,6 +316,9 @@ extern void ss_catalog_set_stream_foreign(int32 pipeline_id, int32 stream_id);
  * unseen or foreign, entries that were missed.  Nothing happens if the row is gone.
  */
 extern void ss_catalog_count_stream(int32 pipeline_id, int32 stream_id, int64 unseen, int64 foreign_gaps, int64 missed);
+
+/* The same for entries that were trimmed. */
+extern void ss_catalog_count_trimmed(int32 pipeline_id, int32 stream_id, int64 trimmed);
 
 /* Delete the streams of all incarnations; used by ss_catalog_delete. */
 extern void ss_catalog_delete_streams(int32 pipeline_id);

@@ -41,7 +41,8 @@ enum
 	STREAM_unseen,
 	STREAM_foreign_gaps,
 	STREAM_missed,
-	STREAM_NCOLUMNS = STREAM_missed
+	STREAM_trimmed,
+	STREAM_NCOLUMNS = STREAM_trimmed
 };
 
 /* The incarnation a pipeline has now, or -1 if it is gone. */
@@ -156,6 +157,7 @@ insert_stream(Relation rel, CatalogIndexState indexes, int32 pipeline_id, SsStre
 	values[STREAM_unseen - 1] = Int64GetDatum(0);
 	values[STREAM_foreign_gaps - 1] = Int64GetDatum(0);
 	values[STREAM_missed - 1] = Int64GetDatum(0);
+	values[STREAM_trimmed - 1] = Int64GetDatum(0);
 
 	tuple = heap_form_tuple(desc, values, nulls);
 	CatalogTupleInsertWithInfo(rel, tuple, indexes);
@@ -358,6 +360,15 @@ ss_catalog_count_stream(int32 pipeline_id, int32 stream_id, int64 unseen, int64 
 
 	if (unseen > 0 || foreign_gaps > 0 || missed > 0)
 		update_stream(pipeline_id, stream_id, columns, values, lengthof(columns), true);
+}
+
+void
+ss_catalog_count_trimmed(int32 pipeline_id, int32 stream_id, int64 trimmed)
+{
+	int	  column = STREAM_trimmed;
+	Datum value = Int64GetDatum(trimmed);
+
+	update_stream(pipeline_id, stream_id, &column, &value, 1, true);
 }
 
 void

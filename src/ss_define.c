@@ -61,7 +61,6 @@ static void check_settings(SsDefinition *def, const Argument *argument, Datum *v
 #define NULLABLE SS_ARGUMENT_NULLABLE
 #define MAPPING	 SS_ARGUMENT_MAPPING
 #define REDIS	 SS_ARGUMENT_REDIS
-#define LATER	 SS_ARGUMENT_LATER
 
 #define MAX_TEXT (1024 * 1024) /* bytes */
 #define DAY_MS	 INT64CONST(86400000)
@@ -95,7 +94,7 @@ static const Argument arguments[SS_PIPELINE_NARGS] = {
 	ARGUMENT(dead_letter_stream, TEXTOID, NULL, NULLABLE, check_text, 1, SS_STREAM_NAME_MAX),
 	ARGUMENT(dead_letter_retention, INTERVALOID, NULL, NULLABLE, check_interval, 1000, PG_INT64_MAX),
 	ARGUMENT(max_dead_letters, INT8OID, NULL, NULLABLE, check_integer, 1, PG_INT64_MAX),
-	ARGUMENT(trim_after, INTERVALOID, NULL, NULLABLE | LATER, check_interval, 0, PG_INT64_MAX),
+	ARGUMENT(trim_after, INTERVALOID, NULL, NULLABLE, check_interval, 0, 36500 * DAY_MS),
 	ARGUMENT(on_replaced_stream, TEXTOID, "stop", 0, check_word, .words = ss_catalog_replaced_words),
 	ARGUMENT(on_lost_group, TEXTOID, NULL, NULLABLE, check_word, .words = ss_catalog_lost_words),
 	ARGUMENT(claim_idle, INTERVALOID, NULL, NULLABLE, check_claim_idle, 1000, 365 * DAY_MS),
@@ -232,11 +231,6 @@ ss_define_check(SsDefinition *def, int column)
 	}
 	if (argument->check != NULL)
 		argument->check(def, argument, value);
-	if ((argument->flags & LATER) != 0 && !ss_define_is_fallback(def, column))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is not supported yet", argument->name),
-				 errhint("Leave it out, or give its default.")));
 }
 
 /* ---- checks of single arguments ---- */

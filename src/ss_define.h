@@ -15,7 +15,6 @@
 #define SS_ARGUMENT_NULLABLE 0x02
 #define SS_ARGUMENT_MAPPING	 0x04 /* decides how entries become rows */
 #define SS_ARGUMENT_REDIS	 0x08 /* decides where entries come from */
-#define SS_ARGUMENT_LATER	 0x10 /* not supported yet: only its default is accepted */
 
 /* A definition that is being made or changed: its columns, and who will own it. */
 typedef struct SsDefinition

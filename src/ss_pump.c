@@ -216,7 +216,10 @@ ss_pump_tasks(SsPump *pump)
 	if (now >= pump->sample_due)
 	{
 		if (!pump->session)
+		{
 			ss_sample_step(pump);
+			ss_trim_step(pump);
+		}
 		pump->sample_due = TimestampTzPlusMilliseconds(now, ss_guc_sample_interval);
 	}
 	if (now >= pump->join_due)

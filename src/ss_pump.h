@@ -84,6 +84,9 @@ typedef struct SsPump
 	int			join_cursor;  /* the stream whose ledger is joined next */
 	bool		join_refused; /* Redis does not let us ask */
 	int			prune_cursor;
+	int			trim_cursor;
+	bool		trim_refused; /* Redis does not let us */
+	TimestampTz trim_report_due;
 	int			claim_cursor; /* the stream whose foreign pending entries are looked at next */
 	SsEntryId	claim_after;  /* ... behind this id */
 
@@ -204,6 +207,9 @@ extern int ss_claim_ids(SsPump *pump, SsStream *stream, const SsEntryId *ids, in
 extern bool ss_claim_step(SsPump *pump);
 
 /* ---- ss_prune.c ---- */
+
+/* Remove entries from some streams that everybody is done with, as trim_after says.  Not in a session. */
+extern void ss_trim_step(SsPump *pump);
 
 /* Forget old settled intervals of some streams; sets prune_due.  Not in a session. */
 extern void ss_prune_step(SsPump *pump);

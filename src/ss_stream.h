@@ -92,6 +92,24 @@ extern void ss_stream_append_length(SsRedis *redis, const char *key);
 extern void ss_stream_append_groups(SsRedis *redis, const SsStream *stream);
 extern void ss_stream_append_consumers(SsRedis *redis, const SsStream *stream, const char *group);
 
+/* TIME; false for an error reply.  Milliseconds since 1970. */
+extern void ss_stream_append_time(SsRedis *redis);
+extern bool ss_stream_parse_time(const SsReply *reply, uint64 *ms);
+
+/* One line of XINFO GROUPS. */
+typedef struct SsGroupLine
+{
+	const char *name; /* bytes, in the reply's arena */
+	uint32		name_len;
+	SsEntryId	last_delivered;
+} SsGroupLine;
+
+/* All groups of XINFO GROUPS, their array in CurrentMemoryContext; 0 also for a missing key. */
+extern int ss_stream_parse_group_lines(const SsReply *reply, SsGroupLine **lines);
+
+/* The lowest id that XPENDING's summary tells of; false if nothing is pending, or the group is gone. */
+extern bool ss_stream_parse_pending_first(const SsReply *reply, SsEntryId *first);
+
 /* -1 where Redis does not tell. */
 extern int64 ss_stream_parse_length(const SsReply *reply);
 

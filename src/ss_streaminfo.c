@@ -130,6 +130,83 @@ ss_stream_parse_groups(const SsReply *reply, const char *group, SsGroupInfo *inf
 }
 
 int
+ss_stream_parse_group_lines(const SsReply *reply, SsGroupLine **lines)
+{
+	SsStreamState state;
+
+	*lines = NULL;
+	if (!check_key(reply, &state))
+		return 0;
+	ss_reply_expect(reply, SS_REPLY_ARRAY, 0, "XINFO GROUPS");
+	*lines = palloc_array(SsGroupLine, reply->n + 1);
+	for (uint32 i = 0; i < reply->n; i++)
+	{
+		const SsReply *line = ss_reply_expect(&reply->items[i], SS_REPLY_ARRAY, 2, "XINFO GROUPS");
+		const SsReply *name = find_member(line, "name");
+
+		if (!name || name->type != SS_REPLY_STRING)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("unexpected reply of Redis to XINFO"),
+					 errdetail("There is no \"%s\" in it.", "name")));
+		(*lines)[i].name = name->str;
+		(*lines)[i].name_len = name->n;
+		(*lines)[i].last_delivered = id_member(line, "last-delivered-id");
+	}
+	return (int) reply->n;
+}
+
+bool
+ss_stream_parse_pending_first(const SsReply *reply, SsEntryId *first)
+{
+	SsStreamState state;
+
+	if (!check_key(reply, &state))
+		return false;
+	ss_reply_expect(reply, SS_REPLY_ARRAY, 4, "XPENDING");
+	ss_reply_expect(&reply->items[0], SS_REPLY_INTEGER, 0, "XPENDING");
+	if (reply->items[0].integer == 0)
+		return false;
+	ss_reply_expect(&reply->items[1], SS_REPLY_STRING, 0, "XPENDING");
+	if (!ss_entryid_parse(reply->items[1].str, reply->items[1].n, first))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("unexpected reply to %s", "XPENDING")));
+	return true;
+}
+
+void
+ss_stream_append_time(SsRedis *redis)
+{
+	const char *argv[1] = {"TIME"};
+
+	ss_redis_append(redis, 1, argv, NULL);
+}
+
+static uint64
+parse_number(const SsReply *reply)
+{
+	SsEntryId number;
+
+	ss_reply_expect(reply, SS_REPLY_STRING, 0, "TIME");
+	if (!ss_entryid_parse(reply->str, reply->n, &number))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("unexpected reply to %s", "TIME")));
+	return number.ms;
+}
+
+bool
+ss_stream_parse_time(const SsReply *reply, uint64 *ms)
+{
+	if (reply->type == SS_REPLY_ERROR)
+		return false;
+	ss_reply_expect(reply, SS_REPLY_ARRAY, 2, "TIME");
+	*ms = parse_number(&reply->items[0]) * 1000 + parse_number(&reply->items[1]) / 1000;
+	return true;
+}
+
+int
 ss_stream_parse_consumers(const SsReply *reply, SsConsumerInfo **consumers)
 {
 	SsStreamState state;

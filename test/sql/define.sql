@@ -234,10 +234,8 @@ SELECT settings FROM streamsink.pipeline WHERE name = 'capture';
 SET TimeZone = 'UTC';
 
 -- ---------------------------------------------------------------------------
--- Not supported yet: refused, never ignored; their defaults are fine
+-- Defaults may be given
 -- ---------------------------------------------------------------------------
-SELECT a AS argument, f FROM unnest(ARRAY['trim_after=''1 day''']) AS a,
-	LATERAL define_refused(a) AS f;
 SELECT streamsink.create_pipeline('defaults', 'define_server', 's', 'define_target', create_target => false,
 	evolve => false, on_replaced_stream => 'stop', max_retries => NULL, connect => false);
 
