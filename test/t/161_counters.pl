@@ -32,19 +32,22 @@ sub query
 	return defined $rc && $rc == 0 ? $out : undef;
 }
 
-# A template with many streams, one stream that three workers share, and an upsert.
+# A template with many streams, one stream that three workers share, an upsert, and a transform that leaves a tenth out.
 sql(q{
 	CREATE TABLE a (stream text, n int);
 	CREATE TABLE b (n int);
 	CREATE TABLE c (k int PRIMARY KEY, n int);
+	CREATE TABLE d (n int);
 	SELECT streamsink.create_pipeline('a', server => 'iot', stream => 'a:{stream}', target => 'a', batch_size => 20, retry_backoff => '20 ms');
 	SELECT streamsink.create_pipeline('b', server => 'iot', stream => 'b', target => 'b', batch_size => 20, workers => 3, retry_backoff => '20 ms');
 	SELECT streamsink.create_pipeline('c', server => 'iot', stream => 'c', target => 'c', on_conflict => 'update', batch_size => 20, retry_backoff => '20 ms');
-	SELECT streamsink.start('a'), streamsink.start('b'), streamsink.start('c')});
+	SELECT streamsink.create_pipeline('d', server => 'iot', stream => 'd', row_type => 'd', batch_size => 20, retry_backoff => '20 ms', transform =>
+		'SELECT streamsink.ignore(_seq) FROM batch WHERE n % 10 = 0; INSERT INTO d SELECT n FROM batch WHERE n % 10 <> 0 AND (n > 0 OR streamsink.refuse(_seq, ''bad''))');
+	SELECT streamsink.start('a'), streamsink.start('b'), streamsink.start('c'), streamsink.start('d')});
 
 # One statement, so one snapshot: rows and dead letters beside the counters.
 my $exact = q{SELECT string_agg(format('%s: %s rows, %s written, %s; %s dead letters, %s refused; %s read', s.pipeline, r.n, s.written, s.rows, s.dead_letters, s.refused, s.read), ', ')
-	FROM streamsink.status s JOIN (SELECT 'a' AS pipeline, count(*) AS n FROM a UNION ALL SELECT 'b', count(*) FROM b) r USING (pipeline)
+	FROM streamsink.status s JOIN (SELECT 'a' AS pipeline, count(*) AS n FROM a UNION ALL SELECT 'b', count(*) FROM b UNION ALL SELECT 'd', count(*) FROM d) r USING (pipeline)
 	WHERE s.written <> r.n OR s.rows <> r.n OR s.dead_letters <> s.refused
 		OR s.read <> s.written + s.refused + s.ignored + s.repeated + s.superseded + s.vanished};
 
@@ -63,6 +66,7 @@ sub send_some
 	produce($redis, 'c', map { { k => $_ % 5, n => $_ } } 1 .. 4 * $n);
 	produce($redis, $_, [ n => 'bad' ], [ n => 'bad' ]) for 'a:1', 'b';
 	produce($redis, 'c', [ k => 'bad' ], [ k => 'bad' ]);
+	produce($redis, 'd', [ n => 'bad' ], (map { [ n => $_ ] } 1 .. 4 * $n), [ n => -1 ]);
 	$good += 4 * $n;
 	$bad += 2;
 	return;
@@ -71,7 +75,7 @@ sub send_some
 sub settled
 {
 	poll_until(sub { (query('SELECT 1') // '') eq '1' }, 'the server');
-	wait_settled($node, $_) for qw(a b c);
+	wait_settled($node, $_) for qw(a b c d);
 	return;
 }
 
@@ -79,8 +83,8 @@ sub check_end
 {
 	my ($what) = @_;
 	settled();
-	is(sql("SELECT string_agg(concat_ws(' ', pipeline, written + superseded, refused, ignored, vanished, read - repeated), ', ' ORDER BY pipeline) FROM streamsink.status"),
-		join(', ', map { "$_ $good $bad 0 0 " . ($good + $bad) } qw(a b c)), "$what: what was produced is what was counted");
+	is(sql("SELECT string_agg(concat_ws(' ', pipeline, written + superseded + ignored, refused, ignored, vanished, read - repeated), ', ' ORDER BY pipeline) FROM streamsink.status"),
+		join(', ', map { "$_ $good $bad " . ($_ eq 'd' ? $good / 10 : 0) . ' 0 ' . ($good + $bad) } qw(a b c d)), "$what: what was produced is what was counted");
 	is(sql("SELECT written, refused, superseded FROM streamsink.status WHERE pipeline = 'a'"), "$good|$bad|0", "$what: where nothing is superseded");
 	is(sql($exact), '', "$what: rows and dead letters too");
 	return;
@@ -128,7 +132,7 @@ check_end('at rest');
 my $before = 0;
 for my $i (1 .. $kills)
 {
-	send_some(100 + int(rand(100)));
+	send_some(100 + 10 * int(rand(10)));
 	usleep(int(rand(200_000)));
 	if ($i % 4 == 0)
 	{
@@ -223,8 +227,8 @@ sql("BEGIN; SELECT streamsink.retry_dead_letters('c', (SELECT array_agg(id) FROM
 is(sql("SELECT retried FROM streamsink.status WHERE pipeline = 'c'"), 5, 'a rollback takes it back');
 
 # Dumped with the rows.
-sql("SELECT streamsink.stop('a'), streamsink.stop('b')");
-wait_for_state($node, $_, 'stopped') for qw(a b);
+sql("SELECT streamsink.stop('a'), streamsink.stop('b'), streamsink.stop('d')");
+wait_for_state($node, $_, 'stopped') for qw(a b d);
 my $counters = q{SELECT string_agg(concat_ws(' ', pipeline, read, written, refused, ignored, repeated, superseded, vanished, rows, batches, errors, retried, stats_reset), ', ' ORDER BY pipeline) FROM streamsink.status};
 my $file = $node->basedir . '/dump.sql';
 $node->command_ok([ 'pg_dump', '-f', $file, 'postgres' ], 'pg_dump');
