@@ -51,7 +51,7 @@ typedef struct SsStream
 	SsEntryId	last_delivered; /* by its group */
 	int64		foreign_pending;
 	TimestampTz caught_up_at; /* the last look that found everything delivered; 0: none did */
-	int64		trimmed; /* entries that were trimmed and are not counted yet */
+	int64		trimmed;	  /* entries that were trimmed and are not counted yet */
 
 	/* ss_overrun.c */
 	int64	  overrun_base;	  /* of the missed entries that Redis's counters show, those that are no news */
