@@ -137,8 +137,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	deleted bigint;
 BEGIN
-	DELETE FROM readings WHERE device_id = ANY (device_ids);
-	GET DIAGNOSTICS deleted = ROW_COUNT;
+	-- RETURNING: what goes with a whole compressed batch is not in ROW_COUNT
+	WITH gone AS (DELETE FROM readings WHERE device_id = ANY (device_ids) RETURNING 1)
+	SELECT count(*) INTO deleted FROM gone;
 	DELETE FROM alerts WHERE device_id = ANY (device_ids);
 	RETURN deleted;
 END $$;

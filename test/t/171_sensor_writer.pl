@@ -17,7 +17,8 @@ my $timescale = $ENV{SS_TIMESCALE};
 my $redis = new_redis('sensors');
 my $node = new_node('sensors', _extension => 0, 'streamsink.sample_interval' => '500ms', 'streamsink.backoff_max' => '1s',
 	log_destination => 'stderr,jsonlog', logging_collector => 'on', log_directory => 'log',
-	shared_preload_libraries => $timescale ? 'timescaledb,streamsink' : 'streamsink', max_worker_processes => 40);
+	max_worker_processes => 40,
+	$timescale ? (shared_preload_libraries => 'timescaledb,streamsink', 'timescaledb.max_background_workers' => 0) : ());
 my @psql = ('psql', '-X', '-q', '-d', $node->connstr('postgres'));
 my @setup = (@psql, '-v', 'host=' . $redis->host, '-v', 'port=' . $redis->port, '-f', "$example/setup.sql");
 my $total = 0;

@@ -15,7 +15,8 @@ my $example = "$tree/examples/collector";
 my $timescale = $ENV{SS_TIMESCALE};
 my $redis = new_redis('collector');
 my $node = new_node('collector', _extension => 0, 'streamsink.sample_interval' => '500ms', 'streamsink.discovery_interval' => '200ms',
-	shared_preload_libraries => $timescale ? 'timescaledb,streamsink' : 'streamsink', max_worker_processes => 40);
+	max_worker_processes => 40,
+	$timescale ? (shared_preload_libraries => 'timescaledb,streamsink', 'timescaledb.max_background_workers' => 0) : ());
 my $json = JSON::PP->new->canonical;
 my @children;
 
@@ -188,17 +189,19 @@ SKIP:
 		is(sql(q{SELECT string_agg(proc_name, ' ' ORDER BY proc_name) FROM timescaledb_information.jobs WHERE hypertable_name = 'readings'}),
 			'policy_compression policy_retention', '... with compression and retention policies');
 		is(sql($buckets), sql(q{SELECT to_char(t AT TIME ZONE 'UTC', 'HH24:MI'), key, value FROM (
-				SELECT time_bucket_gapfill('10 minutes', time, '2026-03-01T12:00Z', '2026-03-01T13:10Z') AS t, key, avg(value) AS value FROM readings
+				SELECT time_bucket_gapfill('10 minutes'::interval, time, start => '2026-03-01T12:00Z'::timestamptz, finish => '2026-03-01T13:10Z'::timestamptz) AS t, key, avg(value) AS value FROM readings
 				WHERE device_id = 'd1' AND key = 'temperature' AND time >= '2026-03-01T12:00Z' AND time < '2026-03-01T13:10Z' GROUP BY 1, 2 ORDER BY 1) g}),
 			'... buckets as time_bucket_gapfill gives');
 		sql(q{SELECT compress_chunk(c, true) FROM show_chunks('readings', older_than => '2026-03-02'::timestamptz) c});
 		$before = count('readings');
 		read_in(reading('d1', 'home', '2026-03-01T12:00:30Z', temperature => 31));
 		is(count('readings'), $before + 1, '... late readings go into compressed chunks');
+		$before = sql(q{SELECT count(*) FROM readings WHERE device_id = 'd1'});
+		is(sql(q{SELECT delete_readings('{d1}')}), $before, '... from which delete_readings takes them');
+		is(sql(q{SELECT count(*) FROM readings WHERE device_id = 'd1'}), 0, '... all of them');
 		read_in(reading('d1', 'home', '2020-01-01T12:00:00Z', temperature => 20));
 		sql('CALL run_job(' . sql(q{SELECT job_id FROM timescaledb_information.jobs WHERE hypertable_name = 'readings' AND proc_name = 'policy_retention'}) . ')');
 		is(sql(q{SELECT count(*) FROM readings WHERE time < '2021-01-01'}), 0, '... what is too old goes');
-		cmp_ok(sql(q{SELECT delete_readings('{d1}')}), '>', 1, '... and delete_readings takes those in compressed chunks');
 	}
 	else
 	{
