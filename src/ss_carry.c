@@ -16,8 +16,8 @@
  *	  removed from the stream, or the stream itself was, before anybody looked.
  *
  *	  Ids are Redis's time and a sequence that begins at a random number: those
- *	  that were chosen together are refused all or not at all, because nobody
- *	  else has an id between them.  Others of the stream are in another MULTI.
+ *	  that are in one MULTI are refused all or not at all, because nobody else has an
+ *	  id between them.  Others of the stream are in another MULTI.
  */
 #include "postgres.h"
 #include "ss_compat.h"

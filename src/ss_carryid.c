@@ -21,9 +21,15 @@
 /* How far ids are ahead of Redis's clock at most, in ms. */
 #define MAX_MARGIN 500
 
-/* Where sequences begin: beyond those that Redis gives within a millisecond. */
-#define SEQUENCE_MIN (UINT64CONST(1) << 32)
-#define SEQUENCE_MAX (UINT64CONST(1) << 40)
+/*
+ * Where sequences begin: beyond those that Redis gives within a millisecond.
+ * And how far they are apart: when the stream's last id is one of ours and
+ * ahead of the clock, Redis gives others those behind it, one by one, and the next
+ * of ours must not be among them: it would be taken for ours that is there already.
+ */
+#define SEQUENCE_MIN  (UINT64CONST(1) << 32)
+#define SEQUENCE_MAX  (UINT64CONST(1) << 62)
+#define SEQUENCE_STEP (UINT64CONST(1) << 32)
 
 /* A stream that refused an id. */
 typedef struct Top
@@ -176,7 +182,8 @@ ss_carryid_choose(SsCarry *carry)
 			continue;
 		}
 		item->id.ms = choose_ms(carry, item->row->name, ms);
-		item->id.seq = sequence++;
+		item->id.seq = sequence;
+		sequence += SEQUENCE_STEP;
 		if (item->id.ms == 0)
 		{
 			ss_carry_refuse(carry, item, "the stream has the largest id there is");
