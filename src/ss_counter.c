@@ -134,7 +134,7 @@ add_log_row(HeapTuple tuple, TupleDesc desc, void *arg)
 	return true;
 }
 
-/* Add what the log has of a pipeline. */
+/* Add what the log has of a pipeline.  It is locked before the table of counters, as DROP EXTENSION locks them. */
 static void
 add_log(int32 pipeline_id, Snapshot snapshot, SsCounters *counters)
 {
@@ -147,11 +147,14 @@ add_log(int32 pipeline_id, Snapshot snapshot, SsCounters *counters)
 void
 ss_counter_read(int32 pipeline_id, SsCounters *counters, TimestampTz *reset_at)
 {
-	Snapshot snapshot = GetActiveSnapshot();
-	Relation rel = table_open(ss_catalog_relation("counter", false), AccessShareLock);
+	Snapshot   snapshot = GetActiveSnapshot();
+	SsCounters logged = {0};
+	Relation   rel;
 
+	add_log(pipeline_id, snapshot, &logged);
+	rel = table_open(ss_catalog_relation("counter", false), AccessShareLock);
 	read_row(rel, find_row(rel, pipeline_id, snapshot), counters, reset_at);
-	add_log(pipeline_id, snapshot, counters);
+	ss_counter_sum(counters, &logged);
 	table_close(rel, NoLock);
 	counters->read = counters->written + counters->refused + counters->ignored +
 					 counters->repeated + counters->superseded + counters->vanished;
@@ -190,9 +193,9 @@ ss_counter_reset(int32 pipeline_id)
 	SsCounters counters = {0};
 
 	ss_ledger_lock_wait(pipeline_id);
-	rel = table_open(ss_catalog_relation("counter", false), RowExclusiveLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	add_log(pipeline_id, snapshot, &counters);
+	rel = table_open(ss_catalog_relation("counter", false), RowExclusiveLock);
 	for (int i = 0; i < SS_COUNTER_NSTORED; i++)
 		*ss_counter_stored(&counters, i) *= -1;
 	store_row(rel, find_row(rel, pipeline_id, snapshot), pipeline_id, &counters, GetCurrentTimestamp());
@@ -245,7 +248,8 @@ ss_counter_save_errors(const SsPipeline *pipeline)
 		return;
 	errors_saved_at = now;
 	StartTransactionCommand();
-	done = ss_catalog_is_current(pipeline) && ss_ledger_lock(pipeline->id);
+	/* who drops the pipeline has that lock until he is done */
+	done = ss_ledger_lock(pipeline->id) && ss_catalog_is_current(pipeline);
 	if (done)
 		ss_counter_add(pipeline->id, &delta);
 	CommitTransactionCommand();

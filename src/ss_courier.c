@@ -57,6 +57,9 @@
 /* How long a courier without work stays: its database cannot be dropped as long, but DROP DATABASE waits longer than that. */
 #define LINGER_MS 1000
 
+/* A courier that never comes to an end tells the late one so often. */
+#define TELL_MS 1000
+
 typedef struct Courier
 {
 	MemoryContext cxt;	/* channels */
@@ -76,6 +79,16 @@ typedef struct Courier
 	TimestampTz due;   /* when the first queue is tried again; 0: there is none */
 } Courier;
 
+/*
+ * Both couriers may find at the same moment that a server is away.  The younger
+ * of the queues that they make goes into the older one, before anything of it is sent.
+ */
+static bool
+is_superfluous(const Courier *courier, const SsOutboxRow *head)
+{
+	return head->queue < 0 && ss_waits_find(&courier->waits, head->server, head->role, NULL) != head->queue;
+}
+
 /* When the first queue is to be tried. */
 static void
 note_due(Courier *courier, const List *heads)
@@ -90,6 +103,8 @@ note_due(Courier *courier, const List *heads)
 
 		if (head->queue > 0 && ss_waits_for_server(&courier->waits, head))
 			continue;
+		if (is_superfluous(courier, head))
+			due = 1;
 		if (courier->due == 0 || due < courier->due)
 			courier->due = due;
 	}
@@ -344,7 +359,7 @@ carry_page(Courier *courier, int64 queue, int64 after)
 		const SsOutboxRow *row = items[i].row = list_nth(rows, i);
 
 		channels[i] = get_channel(courier, row);
-		if (queue == 0)
+		if (queue == 0 || is_superfluous(courier, row))
 			waits[i] = ss_waits_find(&courier->waits, row->server, row->role, NULL);
 		if (waits[i] == 0 && queue <= 0)
 			waits[i] = ss_waits_find(&courier->waits, row->server, row->role, row->name);
@@ -354,6 +369,12 @@ carry_page(Courier *courier, int64 queue, int64 after)
 	}
 
 	courier->stuck = false;
+	if (queue < 0 && ss_waits_is_split(&courier->waits, items[0].row))
+	{
+		courier->left = courier->stuck = true;
+		MemoryContextSwitchTo(saved);
+		return items[n - 1].row->id;
+	}
 	send_page(courier, items, channels, waits, n);
 
 	ss_channel_begin();
@@ -392,16 +413,35 @@ read_heads(Courier *courier)
 	return heads;
 }
 
+/* Something may be for the late courier. */
+static void
+tell_late(Courier *courier, bool first)
+{
+	(void) read_heads(courier);
+	if (courier->due != 0 && (first || courier->added || courier->due <= GetCurrentTimestamp()))
+		ss_shmem_courier_late(courier->due, courier->added);
+	courier->added = false;
+}
+
 /* What is new, in order. */
 static void
 carry_new(Courier *courier)
 {
-	int64 after = 0;
+	int64		after = 0;
+	TimestampTz told_at = GetCurrentTimestamp();
 
 	courier->left = false;
 	while ((after = carry_page(courier, 0, after)) != 0)
+	{
 		CHECK_FOR_INTERRUPTS();
-	(void) read_heads(courier);
+		/* while more comes all the time, what waits has its turn, and vacuum hears of what is deleted */
+		if (TimestampDifferenceExceeds(told_at, GetCurrentTimestamp(), TELL_MS))
+		{
+			tell_late(courier, false);
+			pgstat_report_stat(false);
+			told_at = GetCurrentTimestamp();
+		}
+	}
 }
 
 /* What waits and is due. */
@@ -419,7 +459,8 @@ carry_late(Courier *courier)
 	{
 		const SsOutboxRow *head = lfirst(lc);
 
-		if (head->retry_at <= now && !(head->queue > 0 && ss_waits_for_server(&courier->waits, head)))
+		if (head->queue > 0 ? head->retry_at <= now && !ss_waits_for_server(&courier->waits, head) :
+							  head->retry_at <= now || is_superfluous(courier, head))
 			queues[n++] = head->queue;
 	}
 
@@ -441,7 +482,7 @@ carry_late(Courier *courier)
 
 /* Wait a moment for more; false if nothing comes. */
 static bool
-wait_for_more(void)
+wait_for_more(const Courier *courier)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
 
@@ -452,7 +493,7 @@ wait_for_more(void)
 
 		if (ss_shmem_courier_changed())
 			return true;
-		if (left <= 0 || ss_shmem_courier_crowded())
+		if (left <= 0 || (courier->nsent == 0 && ss_shmem_courier_crowded()))
 			return false;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
@@ -474,16 +515,14 @@ run_new(Courier *courier)
 	{
 		pgstat_report_activity(STATE_RUNNING, "carrying the outbox to Redis");
 		ss_shmem_courier_look();
-		courier->added = false;
 		delete_sent(courier);
 		carry_new(courier);
 		/* a crash repeats messages whose rows it brings back: those of a moment at most */
 		XLogFlush(XactLastCommitEnd);
-		if (courier->due != 0 && (first || courier->added || courier->due <= GetCurrentTimestamp()))
-			ss_shmem_courier_late(courier->due, courier->added);
+		tell_late(courier, first);
 		first = false;
 		pgstat_report_stat(false);
-	} while (wait_for_more() || courier->nsent > 0);
+	} while (wait_for_more(courier) || courier->nsent > 0);
 	ss_shmem_courier_done(courier->left, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_BACKOFF_MS));
 }
 
@@ -493,11 +532,15 @@ run_late(Courier *courier)
 	TimestampTz due;
 
 	pgstat_report_activity(STATE_RUNNING, "carrying what waits in the outbox to Redis");
-	ss_shmem_courier_look();
-	carry_late(courier);
-	while (courier->nsent > 0)
+	for (;;)
 	{
-		(void) wait_for_more();
+		ss_shmem_courier_look();
+		carry_late(courier);
+		if (courier->nsent == 0)
+			break;
+		/* whoever is at what was carried out may take his time: all else does not wait for that */
+		(void) wait_for_more(courier);
+		CHECK_FOR_INTERRUPTS();
 		delete_sent(courier);
 	}
 	due = courier->due;

@@ -151,17 +151,18 @@ ss_outboxrow_read(Snapshot snapshot, int64 queue, int64 after, int max_rows, Siz
 	return rows;
 }
 
-/* The first row of the first queue behind a number; NULL if there is none. */
+/* The first row of the first queue from a number to another; NULL if there is none. */
 static SsOutboxRow *
-find_head(Relation outbox, Relation index, Snapshot snapshot, int64 after, const char *system, bool *ours)
+find_head(Relation outbox, Relation index, Snapshot snapshot, int64 from, int64 to, const char *system, bool *ours)
 {
-	ScanKeyData	 key;
+	ScanKeyData	 keys[2];
 	SysScanDesc	 scan;
 	HeapTuple	 tuple;
 	SsOutboxRow *row = NULL;
 
-	ScanKeyInit(&key, OUTBOX_queue, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
-	scan = systable_beginscan_ordered(outbox, index, snapshot, 1, &key);
+	ScanKeyInit(&keys[0], OUTBOX_queue, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
+	ScanKeyInit(&keys[1], OUTBOX_queue, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(to));
+	scan = systable_beginscan_ordered(outbox, index, snapshot, 2, keys);
 	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -179,7 +180,6 @@ ss_outboxrow_heads(Snapshot snapshot)
 	Relation	 index;
 	SsOutboxRow *row;
 	List		*heads = NIL;
-	int64		 after = PG_INT64_MIN;
 	char		*system;
 	bool		 ours;
 
@@ -188,13 +188,21 @@ ss_outboxrow_heads(Snapshot snapshot)
 
 	system = ss_outboxrow_system();
 	index = index_open(ss_catalog_relation("outbox_queue_turn_idx", false), AccessShareLock);
-	while ((row = find_head(outbox, index, snapshot, after, system, &ours)) != NULL)
+	/* not over queue 0, which may be long, also of rows that are deleted already: ids begin with 1 */
+	for (int side = 0; side < 2; side++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		/* over queue 0, which may be long, in one step: ids begin with 1 */
-		after = row->queue;
-		if (after != 0 && ours)
-			heads = lappend(heads, row);
+		int64 from = side == 0 ? PG_INT64_MIN : 1;
+		int64 to = side == 0 ? -1 : PG_INT64_MAX;
+
+		while (from <= to && (row = find_head(outbox, index, snapshot, from, to, system, &ours)) != NULL)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (ours)
+				heads = lappend(heads, row);
+			if (row->queue == to)
+				break;
+			from = row->queue + 1;
+		}
 	}
 	index_close(index, AccessShareLock);
 	table_close(outbox, AccessShareLock);

@@ -25,11 +25,14 @@ typedef struct SsWaits
  */
 extern List *ss_waits_load(SsWaits *waits);
 
-/* The queue of a name, or (name NULL) of all that is for a server and role; 0: none. */
+/* The queue of a name, or (name NULL) of all that is for a server and role, the oldest if there are more; 0: none. */
 extern int64 ss_waits_find(const SsWaits *waits, const char *server, const char *role, const char *name);
 
 /* Is all that is for the row's server waiting? */
 extern bool ss_waits_for_server(const SsWaits *waits, const SsOutboxRow *row);
+
+/* Has the row's server another queue beside the one that is found? */
+extern bool ss_waits_is_split(const SsWaits *waits, const SsOutboxRow *row);
 
 /* There is one more queue.  The strings are not copied. */
 extern void ss_waits_add(SsWaits *waits, const char *server, const char *role, const char *name, int64 queue);
