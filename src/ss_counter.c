@@ -240,9 +240,10 @@ ss_counter_saved_errors(int64 n)
 void
 ss_counter_save_errors(const SsPipeline *pipeline)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	SsCounters	delta = {.errors = unsaved_errors};
-	bool		done;
+	TimestampTz	  now = GetCurrentTimestamp();
+	SsCounters	  delta = {.errors = unsaved_errors};
+	MemoryContext saved = CurrentMemoryContext;
+	bool		  done;
 
 	if (unsaved_errors == 0 || !TimestampDifferenceExceeds(errors_saved_at, now, SAVE_ERRORS_MS))
 		return;
@@ -253,6 +254,7 @@ ss_counter_save_errors(const SsPipeline *pipeline)
 	if (done)
 		ss_counter_add(pipeline->id, &delta);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(saved);
 	if (done)
 		unsaved_errors -= delta.errors;
 }

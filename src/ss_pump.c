@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "ss_counter.h"
 #include "ss_fault.h"
 #include "ss_guc.h"
 #include "ss_ledger.h"
@@ -217,6 +218,7 @@ ss_pump_tasks(SsPump *pump)
 	{
 		if (!pump->session)
 		{
+			ss_counter_save_errors(pump->run->pipeline); /* those that came too soon after the last ones */
 			ss_sample_step(pump);
 			ss_trim_step(pump);
 		}
