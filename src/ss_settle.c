@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -219,6 +220,8 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	SsPipeline *pipeline = run->pipeline;
 	int64		map_us = 0;
 	int64		write_us = 0;
+	int			level;
+	bool		written;
 
 	/* The fence: control calls hold this lock exclusively until they commit. */
 	ss_catalog_lock(pipeline->id, AccessShareLock);
@@ -241,7 +244,11 @@ ss_settle_batch(SsRun *run, SsBatch *batch, bool shared, SsCounters *counters)
 	if (batch->crashes >= SS_ATTEMPT_CRASHES)
 		ss_attempt_refuse(batch);
 	SS_FAULT("before-write");
-	if (!ss_run_batch(run, batch, &map_us, &write_us))
+	/* what the user's functions SET does not outlive the batch: a worker would keep it for ever */
+	level = NewGUCNestLevel();
+	written = ss_run_batch(run, batch, &map_us, &write_us);
+	AtEOXact_GUC(false, level);
+	if (!written)
 		return SS_SETTLE_EVOLVE;
 	SS_FAULT("after-write");
 	ss_stats_times(0, map_us, write_us, 0);

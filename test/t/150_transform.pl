@@ -218,6 +218,18 @@ sql(q{ALTER SYSTEM RESET streamsink.batch_timeout});
 sql(q{SELECT pg_reload_conf(); SELECT streamsink.drop_pipeline('slow')});
 
 # ---------------------------------------------------------------------------
+# What a function sets for its session ends with the batch, as in apply
+# ---------------------------------------------------------------------------
+sql(q{SELECT streamsink.create_pipeline('sets', server => 'iot', stream => 'sets', row_type => 'event', batch_size => 1, transform => $$
+		INSERT INTO kept SELECT 1000 + n FROM batch;
+		SELECT set_config('search_path', 'nowhere', false), set_config('role', 'pg_monitor', false)$$);
+	SELECT streamsink.start('sets')});
+produce($redis, 'sets', map { [ n => $_ ] } 1 .. 3);
+wait_settled($node, 'sets');
+is(sql('SELECT count(*) FROM kept WHERE n > 1000'), 3, 'what a transform sets for its session does not reach the next batch');
+sql(q{SELECT streamsink.drop_pipeline('sets')});
+
+# ---------------------------------------------------------------------------
 # Ten entries of a thousand raise: what that costs
 # ---------------------------------------------------------------------------
 sql(q{CREATE TABLE raised (n int);
