@@ -30,6 +30,7 @@
 #define MAX_STEP	   100				  /* entries asked for at a time */
 #define REPLY_LIMIT	   ((Size) 256 * 1024 * 1024)
 #define SHOWN_NAME	   64 /* bytes of a name in a message */
+#define DROPPED_PREFIX "........pg.dropped."
 
 /* ---- fields ---- */
 
@@ -62,7 +63,9 @@ ss_survey_fits(const char *name, size_t len)
 {
 	static const char *const ours[] = {"_id", "_stream", "_time", "_seq", "_fields"};
 
-	if (len == 0 || len >= NAMEDATALEN || SystemAttributeByName(name) != NULL)
+	/* ALTER TABLE takes the name of a dropped column for one that is there */
+	if (len == 0 || len >= NAMEDATALEN || SystemAttributeByName(name) != NULL ||
+		strncmp(name, DROPPED_PREFIX, strlen(DROPPED_PREFIX)) == 0)
 		return false;
 	for (int i = 0; i < (int) lengthof(ours); i++)
 	{

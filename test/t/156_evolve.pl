@@ -62,6 +62,15 @@ sql('ALTER TABLE t DROP COLUMN more');
 produce($redis, 's:a', [ n => 6, more => 'y' ]);
 wait_settled($node, 'one');
 is(sql('SELECT more FROM t WHERE n = 6'), 'y', 'a dropped column comes back with the field');
+# a name that the server gives to dropped columns: ALTER TABLE would take it for one that is there, with every batch
+sql('ALTER TABLE t ADD away int');
+my $dropped = '........pg.dropped.' . sql(q{SELECT attnum FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'away'}) . '........';
+sql('ALTER TABLE t DROP COLUMN away');
+my $added = logged('added columns for new fields');
+produce($redis, 's:a', [ n => 60, $dropped => 1 ]);
+wait_settled($node, 'one');
+is(logged('added columns for new fields'), $added, "a dropped column's name is no reason for an ALTER TABLE");
+sql('DELETE FROM t WHERE n = 60');
 # off and on
 sql(q{SELECT streamsink.alter_pipeline('one', evolve => false)});
 produce($redis, 's:a', [ n => 7, off => 1 ]);
