@@ -427,6 +427,7 @@ run_pass(Try *try)
 {
 	SsWriter		 *writer = try->writer;
 	const SsPipeline *outer = MyPipeline;
+	SsVerdicts		 *outer_verdicts = ss_verdict_current(); /* whose statement runs ours */
 	ErrorData *volatile error = NULL;
 
 	try->processed = 0;
@@ -438,11 +439,9 @@ run_pass(Try *try)
 	PG_TRY();
 	{
 		MyPipeline = writer->pipeline;
-		if (try->verdicts != NULL)
-			ss_verdict_enter(try->verdicts);
+		ss_verdict_enter(try->verdicts);
 		run_try(try);
-		if (try->verdicts != NULL)
-			ss_verdict_leave(try->verdicts);
+		ss_verdict_enter(outer_verdicts);
 		MyPipeline = outer;
 		if (try->again)
 			RollbackAndReleaseCurrentSubTransaction();
@@ -452,8 +451,7 @@ run_pass(Try *try)
 	PG_CATCH();
 	{
 		MyPipeline = outer;
-		if (try->verdicts != NULL)
-			ss_verdict_leave(try->verdicts);
+		ss_verdict_enter(outer_verdicts);
 		MemoryContextReset(writer->error);
 		MemoryContextSwitchTo(writer->error);
 		error = CopyErrorData();

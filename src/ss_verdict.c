@@ -28,7 +28,6 @@ struct SsVerdicts
 	ErrorData	**errors; /* NULL until the first refusal */
 	int			  refused;
 	int			  ignored;
-	SsVerdicts	 *outer; /* whose statement runs ours */
 };
 
 /* Of the statements that run now, or NULL. */
@@ -49,18 +48,16 @@ ss_verdict_create(int first, int count)
 	return verdicts;
 }
 
-void
-ss_verdict_enter(SsVerdicts *verdicts)
+SsVerdicts *
+ss_verdict_current(void)
 {
-	Assert(current != verdicts);
-	verdicts->outer = current;
-	current = verdicts;
+	return current;
 }
 
 void
-ss_verdict_leave(SsVerdicts *verdicts)
+ss_verdict_enter(SsVerdicts *verdicts)
 {
-	current = verdicts->outer;
+	current = verdicts;
 }
 
 void

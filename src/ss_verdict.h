@@ -21,9 +21,12 @@ typedef struct SsVerdicts SsVerdicts;
 /* For rows whose _seq are first to first + count - 1, in CurrentMemoryContext. */
 extern SsVerdicts *ss_verdict_create(int first, int count);
 
-/* Between these two refuse() and ignore() of this process reach them.  Leave also after an error. */
-extern void ss_verdict_enter(SsVerdicts *verdicts);
-extern void ss_verdict_leave(SsVerdicts *verdicts);
+/*
+ * Whose verdicts refuse() and ignore() of this process reach; NULL: nobody's.
+ * Who enters leaves by entering what was there before, also after an error.
+ */
+extern SsVerdicts *ss_verdict_current(void);
+extern void		   ss_verdict_enter(SsVerdicts *verdicts);
 
 /* Before the statements run once more: what was ignored may be so again, what was refused stays. */
 extern void ss_verdict_again(SsVerdicts *verdicts);

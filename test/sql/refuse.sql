@@ -188,6 +188,12 @@ SELECT * FROM refuse_try($$
 	SELECT streamsink.apply('inner', '[{"n": 1}, {"n": 2}]');
 	SELECT streamsink.refuse(_seq, 'outer') FROM batch WHERE n = 4$$);
 SELECT pipeline, entry_id::text = '1-4' AS fourth, error FROM streamsink.dead_letters ORDER BY 1;
+-- one without a transform has none: what its triggers say is not about the entries outside
+CREATE TABLE refuse_plain (n int);
+CREATE FUNCTION refuse_first_one() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM streamsink.refuse(1, ''of another batch''); RETURN new; END';
+CREATE TRIGGER refuse_first_one BEFORE INSERT ON refuse_plain FOR EACH ROW EXECUTE FUNCTION refuse_first_one();
+SELECT streamsink.create_pipeline('plain', 'refuse_server', 'refuse:plain', 'refuse_plain', connect => false);
+SELECT refuse_fails($$SELECT streamsink.apply('plain', '[{"n": 1}]')$$);
 -- afterwards there is no batch
 SELECT streamsink.refuse(1, 'no');
 
