@@ -321,6 +321,17 @@ take_changes(SsDefinition *def, bool *replace, FunctionCallInfo fcinfo)
 	return flags;
 }
 
+/* The table that was made is there, so its making does not stand against a transform or a row type any more. */
+static void
+forget_making(SsDefinition *def, bool *replace)
+{
+	if (!DatumGetBool(def->values[SS_PIPELINE_create_target - 1]) ||
+		(def->nulls[SS_PIPELINE_transform - 1] && def->nulls[SS_PIPELINE_row_type - 1]))
+		return;
+	def->values[SS_PIPELINE_create_target - 1] = BoolGetDatum(false);
+	replace[SS_PIPELINE_create_target - 1] = true;
+}
+
 static bool
 text_differs(const SsDefinition *def, const Datum *values, int column)
 {
@@ -393,6 +404,7 @@ streamsink_alter_pipeline(PG_FUNCTION_ARGS)
 	def.stored_settings = pipeline->settings;
 
 	flags = take_changes(&def, replace, fcinfo);
+	forget_making(&def, replace);
 	require_connect(&def, connect);
 	if ((flags & SS_ARGUMENT_REDIS) != 0)
 		(void) ss_server_params(TextDatumGetCString(def.values[SS_PIPELINE_server - 1]), def.owner);

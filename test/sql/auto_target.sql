@@ -88,6 +88,12 @@ SELECT * FROM fails(format($$SELECT streamsink.create_pipeline('bad', server => 
 SELECT * FROM fails($$SELECT streamsink.alter_pipeline('plain', create_target => true, connect => false)$$);
 SELECT streamsink.alter_pipeline('plain', create_target => false);
 SELECT to_regclass('bad');
+-- what has made the table does not stand against a transform later
+BEGIN;
+SELECT streamsink.create_pipeline('later', server => 'auto_server', stream => 's:{b}', target => 'later', create_target => true, connect => false);
+SELECT streamsink.alter_pipeline('later', transform => 'INSERT INTO later SELECT b FROM batch', connect => false);
+SELECT streamsink.pipeline_def('later') LIKE '%create_target%';
+ROLLBACK;
 RESET ROLE;
 -- who may not make tables there
 SET ROLE regress_auto_other;
