@@ -179,7 +179,7 @@ ok((grep { ($_->{message} // '') =~ /"sensors"/ && $_->{error_severity} && $_->{
 ok((grep { ($_->{state_code} // '') eq '55P03' } @ours), '... and the SQLSTATE of what went wrong');
 
 # ---- graceful stop ----
-my $producer = IPC::Run::start([ "$example/producer", '--count', 4000, '--rate', 4000, '--devices', 100 ], '|',
+my $producer = IPC::Run::start([ "$example/producer", '--count', 4000, '--rate', 1000, '--devices', 100 ], '|',
 	[ 'redis-cli', '-s', $redis->socket, '--pipe' ], '>', \my $piped);
 my $rows = sql('SELECT count(*) FROM sensor_readings');
 $node->poll_query_until('postgres', "SELECT count(*) > $rows FROM sensor_readings");

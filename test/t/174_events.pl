@@ -22,6 +22,7 @@ sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub produced { return $redis->cli_stdin(scalar `$example/producer --rate 0 @_ 2>/dev/null`); }
 
 # ---- what was there before the pipeline ----
+my $began = time;
 is(produced('--count', 6000), 6000, 'a producer for n events');
 command_ok([ @psql, '-v', 'host=' . $redis->host, '-v', 'port=' . $redis->port, '-f', "$example/setup.sql" ], 'setup.sql runs');
 wait_settled($node, 'events');
@@ -76,7 +77,11 @@ is($shown{pending}, 0, '... pending');
 is($shown{'dead letters in Redis'}, $refused, '... dead letters in Redis');
 is($shown{'dead letters in Postgres'}, $refused, '... and in Postgres');
 is($shown{'total events'}, $rows, '... total events');
-is($shown{'events in the last minute'}, $rows, '... events in the last minute');
+SKIP:
+{
+	skip 'this machine is too slow for it', 1 if time - $began > 50;
+	is($shown{'events in the last minute'}, $rows, '... events in the last minute');
+}
 like($shown{'table size'}, qr/^\d+ [kM]B$/, '... table size');
 is($shown{order_shipped}, sql(q{SELECT count(*) FROM events WHERE event_type = 'order_shipped'}), '... events by type');
 
