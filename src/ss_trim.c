@@ -31,6 +31,7 @@
 
 /* Most work of one step, which comes with every sample. */
 #define STREAMS_A_STEP 100
+#define TRIMS_A_STREAM 20 /* Redis removes about 10,000 entries at a time */
 
 /* Between two lines in the log, and between writing down the numbers. */
 #define REPORT_MS 60000
@@ -169,15 +170,16 @@ limit_to_groups(SsPump *pump, Candidate *candidate)
 	}
 }
 
-/* Remove what may go; false if Redis does not let us. */
+/* Remove some of what may go, and say whether there was any; false if Redis does not let us. */
 static bool
-trim_stream(SsPump *pump, const Candidate *candidate)
+trim_some(SsPump *pump, const Candidate *candidate, bool *any)
 {
 	char		   id[SS_ENTRYID_MAXLEN];
 	const char	  *argv[5] = {"XTRIM", candidate->stream->key, "MINID", "~", id};
 	size_t		   lens[5] = {5, candidate->stream->key_len, 5, 1, 0};
 	const SsReply *reply;
 
+	*any = false;
 	lens[4] = ss_entryid_print(candidate->limit, id);
 	SS_FAULT("before-trim");
 	ss_redis_append(pump->redis, 5, argv, lens);
@@ -200,6 +202,21 @@ trim_stream(SsPump *pump, const Candidate *candidate)
 	}
 	ss_reply_expect(reply, SS_REPLY_INTEGER, 0, "XTRIM");
 	candidate->stream->trimmed += Max(reply->integer, 0);
+	*any = reply->integer > 0;
+	return true;
+}
+
+static bool
+trim_stream(SsPump *pump, const Candidate *candidate)
+{
+	bool any = true;
+
+	for (int i = 0; any && i < TRIMS_A_STREAM; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!trim_some(pump, candidate, &any))
+			return false;
+	}
 	return true;
 }
 
