@@ -276,7 +276,8 @@ run_transform(Try *try)
 	bool		effects = false;
 
 	ss_steps_begin(steps, try->store, left);
-	for (int step = 0; step < nsteps && left > 0; step++)
+	/* what is ignored stays in the relations that were made before */
+	for (int step = 0; step < nsteps && (left > 0 || try->results != NIL); step++)
 	{
 		int refused = ss_verdict_refused(verdicts);
 		int ignored = ss_verdict_ignored(verdicts);

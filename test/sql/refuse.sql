@@ -148,6 +148,11 @@ SELECT * FROM refuse_try($$
 	INSERT INTO refuse_second SELECT n FROM batch WHERE n < 5 OR streamsink.ignore(_seq);
 	SELECT nextval('refuse_runs')$$);
 SELECT count(*) FROM streamsink.dead_letters WHERE pipeline = 'refuse';
+-- also when nothing else is left: relations that were made before keep what is ignored
+SELECT * FROM refuse_try($$
+	SELECT n, a INTO op FROM batch;
+	SELECT streamsink.ignore(_seq) FROM batch;
+	INSERT INTO refuse_first SELECT n, a FROM op $$);
 -- refused and ignored: refused counts, whichever came first; what is ignored is so in the second execution too
 SELECT * FROM refuse_try($$
 	SELECT streamsink.ignore(_seq), streamsink.refuse(_seq, 'x') FROM batch WHERE n = 1;
