@@ -300,7 +300,10 @@ lock_and_alter(SsRun *run, SsEvolve *evolve)
 static int
 lock_patience(void)
 {
-	return LockTimeout > 0 ? LockTimeout : Min(DeadlockTimeout, LONGEST_LOCK_MS - 1000) + 1000;
+	int patience = LockTimeout > 0 ? LockTimeout : Min(DeadlockTimeout, LONGEST_LOCK_MS - 1000) + 1000;
+
+	/* the batch's own deadline must not come first: it is not the entries' fault */
+	return ss_guc_batch_timeout > 0 ? Max(1, Min(patience, ss_guc_batch_timeout / 2)) : patience;
 }
 
 void
