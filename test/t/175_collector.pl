@@ -110,12 +110,12 @@ device('threshold.created', threshold_id => 't3', device_id => 'd2', key => 'co2
 is(sql('SELECT threshold_id, device_id, key, min_value, max_value FROM thresholds ORDER BY 1'), "t1|d1|temperature||30\nt2|d1|temperature|5|\nt3|d2|co2|300|1000",
 	'devices.threshold.created keeps the thresholds table');
 read_in(reading('d1', 'home', '2026-03-01T13:00:00Z', temperature => 30, humidity => 99), reading('d1', 'home', '2026-03-01T13:01:00Z', temperature => 31.5),
-	reading('d2', 'work', '2026-03-01T13:01:00Z', co2 => 1200, temperature => 90), reading('d1', 'home', '2026-03-01T13:02:00Z', temperature => 4), reading('d3', 'work', '2026-03-01T13:02:00Z', co2 => 5000));
-is(sql('SELECT device_id, place_id, key, value, threshold_id, bound FROM alerts ORDER BY id'), "d1|home|temperature|31.5|t1|max\nd2|work|co2|1200|t3|max\nd1|home|temperature|4|t2|min",
+	reading('d2', 'office', '2026-03-01T13:01:00Z', co2 => 1200, temperature => 90), reading('d1', 'home', '2026-03-01T13:02:00Z', temperature => 4), reading('d3', 'office', '2026-03-01T13:02:00Z', co2 => 5000));
+is(sql('SELECT device_id, place_id, key, value, threshold_id, bound FROM alerts ORDER BY id'), "d1|home|temperature|31.5|t1|max\nd2|office|co2|1200|t3|max\nd1|home|temperature|4|t2|min",
 	'each reading is checked against its device\'s thresholds: a crossing writes a row to alerts');
 poll_until(sub { received() >= 3 }, 'the subscriber');
 my @alerts = map { [ /^(\S+) (.*)$/ ] } received();
-is(join(' ', map { "$_->[0]:" . $json->decode($_->[1])->{value} } @alerts), 'placebrain/home/alerts:31.5 placebrain/work/alerts:1200 placebrain/home/alerts:4',
+is(join(' ', map { "$_->[0]:" . $json->decode($_->[1])->{value} } @alerts), 'placebrain/home/alerts:31.5 placebrain/office/alerts:1200 placebrain/home/alerts:4',
 	'... and is published to placebrain/{place_id}/alerts, received by a subscriber');
 is(join(' ', sort map { $json->decode($_->[1])->{id} } @alerts), join(' ', sort split /\n/, sql('SELECT id FROM alerts')), '... once');
 poll_until(sub { received_mqtt() >= 3 }, 'the MQTT client');
