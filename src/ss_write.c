@@ -25,8 +25,10 @@
 #include "postgres.h"
 #include "ss_compat.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "ss_error.h"
@@ -73,13 +75,47 @@ get_statements(SsWriter *writer)
 	}
 }
 
+/*
+ * Analyse all statements, and let go of the tables they name: a batch locks them in
+ * the order of its statements, LOCK TABLE first where that stands first.
+ */
+static void
+prepare_unlocked(SsSteps *steps)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		ss_steps_prepare(steps, false);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+}
+
 void
 ss_write_prepare(SsWriter *writer)
 {
 	if (writer->prepared || writer->pipeline->transform == NULL)
 		return;
 	get_statements(writer);
-	ss_steps_prepare(writer->steps, false);
+	prepare_unlocked(writer->steps);
 	ss_mapping_use_fields(writer->mapping, ss_steps_use_fields(writer->steps));
 	writer->prepared = true;
 }
