@@ -32,14 +32,14 @@ sub struck
 	return if $action !~ /^kill/;
 	$kills++;
 	poll_until(sub { my $n = () = slurp_file($node->logfile) =~ /was terminated by signal 9/g; $n >= $kills }, 'the postmaster to notice');
-	poll_until(sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }, 'the server');
+	poll_until(sub { try_sql($node, 'SELECT 1') }, 'the server');
 	return;
 }
 
 sub wait_sent
 {
 	my ($what) = @_;
-	return poll_until(sub { my ($rc, $out) = $node->psql('postgres', 'SELECT count(*) FROM streamsink.outbox'); $rc == 0 && $out eq '0' }, "$what: an empty outbox");
+	return poll_until(sub { (try_sql($node, 'SELECT count(*) FROM streamsink.outbox') // '') eq '0' }, "$what: an empty outbox");
 }
 
 # The values of a field of a stream's entries, in order.
@@ -128,7 +128,7 @@ foreach my $round (1 .. 3)
 	my $courier = sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'streamsink courier'");
 	kill 'KILL', $courier if $courier;
 	$kills++;
-	poll_until(sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }, 'the server to come back');
+	poll_until(sub { try_sql($node, 'SELECT 1') }, 'the server to come back');
 	$redis->thaw;
 	check("frozen, round $round");
 }
