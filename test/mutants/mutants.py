@@ -189,10 +189,6 @@ MUTANTS = [
     Mutant("who-discards-holds-up-the-late-courier", "ss_courier.c",
            "\t\tss_shmem_courier_look();\n\t\tcarry_late(courier);\n", "\t\tss_shmem_courier_look();\n\t\tif (courier->nsent == 0)\n\t\t\tcarry_late(courier);\n",
            "158_outbox_late.pl"),
-    Mutant("adopt-leaves-the-group-without-a-marker", "ss_carry.c",
-           "\tif (row->nargs > 2)\n", "\tif (false)\n",
-           "132_set_back.pl"),
-
     # ---- new columns ----
     Mutant("alter-table-waits-for-ever", "ss_evolve.c",
            "\t(void) set_config_option(\"lock_timeout\"", "\tif (false)\n\t\t(void) set_config_option(\"lock_timeout\"",
